@@ -1,0 +1,233 @@
+"""An LSTM whose every layer and direction is a module of its own, numerically equal to `nn.LSTM`.
+
+Compression needs a handle on each map (input, recurrent, projection) of each layer and direction: parametrizations
+on them express masks, fake quantization, low rank and codebooks. `nn.LSTM` keeps them in one flat list instead.
+
+A backward direction reverses each utterance by its own length rather than packing. Packed sequences leave torch's
+fast CPU path and cost five to six times as much; reversal costs nothing and is just as blind to padding.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+State = tuple[Tensor, Tensor]  # h (batch, output) and c (batch, hidden)
+
+
+class LSTMDirection(nn.Module):
+    """One layer of an LSTM in one direction. Gate order i, f, g, o (input, forget, candidate, output).
+
+    Attributes:
+        weight_ih: input map `(4 * hidden, inputs)`.
+        weight_hh: recurrent map `(4 * hidden, outputs)`.
+        bias_ih, bias_hh: `(4 * hidden,)` each, or None; their sum is what counts.
+        weight_hr: projection `(outputs, hidden)`, or None; with one, outputs < hidden (Sak et al. 2014).
+    """
+
+    def __init__(
+        self, inputs: int, hidden: int, projection: int = 0, bias: bool = True, reverse: bool = False, **factory: Any
+    ) -> None:
+        super().__init__()
+        self.inputs, self.hidden, self.reverse = inputs, hidden, reverse
+        self.outputs = projection or hidden
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden, inputs, **factory))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden, self.outputs, **factory))
+        self.bias_ih = nn.Parameter(torch.empty(4 * hidden, **factory)) if bias else None
+        self.bias_hh = nn.Parameter(torch.empty(4 * hidden, **factory)) if bias else None
+        self.weight_hr = nn.Parameter(torch.empty(projection, hidden, **factory)) if projection else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """`nn.LSTM`'s start: uniform in +-1/sqrt(hidden)."""
+        bound = 1 / math.sqrt(self.hidden)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def weights(self) -> list[Tensor]:
+        """The tensors in the order of `nn.LSTM._flat_weights`, as parametrizations leave them."""
+        tensors = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.weight_hr]
+        return [tensor for tensor in tensors if tensor is not None]
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, state: State | None = None) -> tuple[Tensor, State]:
+        """Run over time.
+
+        Args:
+            x: `(batch, frames, inputs)`.
+            lengths: int64 `(batch,)`, valid frames of each utterance; None when all frames are valid.
+            state: `h (batch, outputs)` and `c (batch, hidden)` to start from; zeros when None.
+
+        Returns:
+            `(batch, frames, outputs)` and the last state. Frames past an utterance's length are unspecified, and so is
+            the last state of a forward direction with unequal lengths (see `LSTM.forward`).
+        """
+        if self.reverse:
+            x = reverse_time(x, lengths)
+        h, c = state if state is not None else self._zero_state(x)
+        weights = self.weights()
+        output, h, c = torch._VF.lstm(
+            x, (h[None], c[None]), weights, self.bias_ih is not None, 1, 0.0, self.training, False, True
+        )
+        return (reverse_time(output, lengths) if self.reverse else output), (h[0], c[0])
+
+    def _zero_state(self, x: Tensor) -> State:
+        return x.new_zeros(len(x), self.outputs), x.new_zeros(len(x), self.hidden)
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs}, {self.hidden}, outputs={self.outputs}, reverse={self.reverse}"
+
+
+def reverse_time(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Reverse the valid frames of each utterance of `x (batch, frames, features)`; padding stays where it is."""
+    if lengths is None:
+        return x.flip(1)
+    time = torch.arange(x.shape[1], device=x.device)[None]
+    index = lengths.to(x.device)[:, None] - 1 - time
+    index = torch.where(index >= 0, index, time)
+    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))
+
+
+class LSTM(nn.Module):
+    """`nn.LSTM` with its constructor, its calls and its numbers, built of `LSTMDirection`s.
+
+    `directions` holds them in the order layer 0 forward, layer 0 backward, layer 1 forward, ... State dictionaries of an
+    `nn.LSTM` load as they are.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
+        self.bidirectional, self.proj_size = bidirectional, proj_size
+        width = (proj_size or hidden_size) * self.num_directions
+        self.directions = nn.ModuleList(
+            LSTMDirection(
+                input_size if layer == 0 else width, hidden_size, proj_size, bias, reverse, device=device, dtype=dtype
+            )
+            for layer in range(num_layers)
+            for reverse in (False, True)[: self.num_directions]
+        )
+        self._register_load_state_dict_pre_hook(_rename_flat_keys)
+
+    @property
+    def num_directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def layer(self, index: int) -> list[LSTMDirection]:
+        """The directions of layer `index`, forward first."""
+        first = index * self.num_directions
+        return [d for d in self.directions[first : first + self.num_directions] if isinstance(d, LSTMDirection)]
+
+    def forward(
+        self, x: Tensor | PackedSequence, hx: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[Any, State]:
+        """`nn.LSTM.forward`, and `lengths` as a faster way than packing.
+
+        Args:
+            x: `(frames, batch, inputs)`, `(batch, frames, inputs)` with `batch_first`, unbatched `(frames, inputs)`, or packed.
+            hx: `h (layers * directions, batch, outputs)` and `c (layers * directions, batch, hidden)`.
+            lengths: int64 `(batch,)`. The returned state is then that of each utterance's last valid frame, and output
+                frames past an utterance's length are zero, just as when unpacking.
+
+        Returns:
+            The output, shaped (or packed) as the input, and `(h, c)` shaped as `hx`.
+        """
+        if isinstance(x, PackedSequence):
+            return self._forward_packed(x, hx)
+        unbatched = x.dim() == 2
+        if unbatched:
+            x = x.unsqueeze(0 if self.batch_first else 1)
+            hx = (hx[0].unsqueeze(1), hx[1].unsqueeze(1)) if hx is not None else None
+        if not self.batch_first:
+            x = x.transpose(0, 1)
+        output, (h, c) = self._run(x, hx, lengths)
+        if not self.batch_first:
+            output = output.transpose(0, 1)
+        if unbatched:
+            return output.squeeze(0 if self.batch_first else 1), (h.squeeze(1), c.squeeze(1))
+        return output, (h, c)
+
+    def _forward_packed(self, x: PackedSequence, hx: State | None) -> tuple[PackedSequence, State]:
+        padded, lengths = pad_packed_sequence(x, batch_first=True)  # restores the caller's order
+        output, state = self._run(padded, hx, lengths)
+        return pack_padded_sequence(output, lengths, batch_first=True, enforce_sorted=x.sorted_indices is None), state
+
+    def _run(self, x: Tensor, hx: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
+        last: list[State] = []
+        for index in range(self.num_layers):
+            outputs = []
+            for direction in self.layer(index):
+                position = len(last)
+                state = None if hx is None else (hx[0][position], hx[1][position])
+                output, end = _run_direction(direction, x, lengths, state)
+                outputs.append(output)
+                last.append(end)
+            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+            if self.dropout and index + 1 < self.num_layers:
+                x = nn.functional.dropout(x, self.dropout, self.training)
+        return x, (torch.stack([h for h, _ in last]), torch.stack([c for _, c in last]))
+
+    def flatten_parameters(self) -> None:
+        """Nothing to do: there is no flat buffer. Here so that callers of `nn.LSTM` need no change."""
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, bidirectional={self.bidirectional}"
+
+
+def _run_direction(
+    direction: LSTMDirection, x: Tensor, lengths: Tensor | None, state: State | None
+) -> tuple[Tensor, State]:
+    """One direction with outputs zeroed past each length and the state of each utterance's own last frame."""
+    if lengths is None or bool((lengths == x.shape[1]).all()):
+        return direction(x, None, state)
+    output, _ = direction(x, lengths, state)
+    valid = torch.arange(x.shape[1], device=x.device)[None] < lengths.to(x.device)[:, None]
+    output = output * valid[:, :, None].to(output.dtype)
+    return output, _state_at_ends(direction, x, lengths, state)
+
+
+def _state_at_ends(direction: LSTMDirection, x: Tensor, lengths: Tensor, state: State | None) -> State:
+    # torch returns the state after the padded frames. Cell states in between are not exposed, so utterances of each
+    # distinct length are run again to exactly that length. Callers that ignore the state (recognizers) use
+    # LSTMDirection directly and never come here.
+    h = x.new_empty(len(x), direction.outputs)
+    c = x.new_empty(len(x), direction.hidden)
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero().squeeze(1).to(x.device)
+        start = None if state is None else (state[0][rows], state[1][rows])
+        _, (h_rows, c_rows) = direction(x[rows, :length], None, start)
+        h, c = h.index_copy(0, rows, h_rows), c.index_copy(0, rows, c_rows)
+    return h, c
+
+
+def _rename_flat_keys(_: nn.Module, state_dict: dict[str, Any], prefix: str, *__: Any) -> None:
+    """`weight_ih_l1_reverse` -> `directions.3.weight_ih`, in place, when a state dictionary is an `nn.LSTM`'s."""
+    flat = [key for key in state_dict if key.startswith(prefix) and "_l" in key[len(prefix) :].partition(".")[0]]
+    bidirectional = any(key.endswith("_reverse") for key in flat)
+    for key in flat:
+        name, _, place = key[len(prefix) :].rpartition("_l")
+        layer = int(place.removesuffix("_reverse"))
+        position = layer * (2 if bidirectional else 1) + place.endswith("_reverse")
+        state_dict[f"{prefix}directions.{position}.{name}"] = state_dict.pop(key)
+
+
+# torch warns that weights not in one chunk of memory cost cuDNN a copy at each call. They cannot be in one here:
+# parametrized weights are computed afresh at each call.
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
