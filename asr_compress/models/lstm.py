@@ -124,7 +124,7 @@ class LSTM(nn.Module):
             for layer in range(num_layers)
             for reverse in (False, True)[: self.num_directions]
         )
-        self._register_load_state_dict_pre_hook(_rename_flat_keys)
+        self.register_load_state_dict_pre_hook(_rename_flat_keys)
 
     @property
     def num_directions(self) -> int:
