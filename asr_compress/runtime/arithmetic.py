@@ -8,7 +8,11 @@ In short, for a row x of activations and an integer weight matrix w:
 
     scale  = max|x| * (1/127)                    one number a row, 1 where the row is (nearly) zero
     q      = clip(rint(x * (1/scale)), +-127)    int8, half to even
-    sum_g  = sum of w * q over column group g    int32, exact; plain int8 has one group
+    sum    = sum of w * q                        int32, exact
+    y      = float(sum) * (scale * weight_scale)
+
+where the weights have one scale for each group of columns,
+
     y      = (float(sum_0) * weight_scale_0 + float(sum_1) * weight_scale_1 + ...) * scale
 
 and for an LSTM step, gates in the order i, f, g, o:
@@ -49,19 +53,26 @@ def activation_scales(x: Floats) -> Floats:
     return np.where(largest < NEARLY_ZERO, F32(1), largest * _INVERSE_MAX).astype(F32)
 
 
-def quantize_rows(x: Floats, scale: float | None = None) -> tuple[NDArray[np.int8], Floats]:
-    """Quantize each row of activations to int8, symmetric.
+def quantize_rows(x: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Quantize each row of activations to int8, symmetric, by its own largest magnitude.
 
     Args:
         x: float32 (n, cols), finite.
-        scale: a fixed (calibrated) scale for all rows; values beyond 127 * scale are clipped. None: each row
-            has its own, from its largest magnitude.
 
     Returns:
         q int8 (n, cols) in [-127, 127] and the scales float32 (n,): x is about q * scale.
     """
     x = np.asarray(x, F32)
-    scales = activation_scales(x) if scale is None else np.full(x.shape[0], scale, F32)
+    return _quantize(x, activation_scales(x))
+
+
+def quantize_static(x: Floats, scale: float) -> tuple[NDArray[np.int8], Floats]:
+    """As `quantize_rows`, by one fixed (calibrated) positive scale; values beyond 127 * scale are clipped."""
+    x = np.asarray(x, F32)
+    return _quantize(x, np.full(x.shape[0], scale, F32))
+
+
+def _quantize(x: Floats, scales: Floats) -> tuple[NDArray[np.int8], Floats]:
     scaled = x * (F32(1) / scales)[:, None]
     return np.clip(np.rint(scaled), -QUANTIZED_MAX, QUANTIZED_MAX).astype(np.int8), scales
 
@@ -75,31 +86,27 @@ def integer_sums(q: NDArray[np.int8], weights: NDArray[np.int8]) -> NDArray[np.i
     return np.matmul(q.astype(np.float64), weights.astype(np.float64).T).astype(np.int32)
 
 
-def int_product(
-    x: Floats,
-    weights: NDArray[np.int8],
-    weight_scales: Floats,
-    group_size: int | None = None,
-    activation_scale: float | None = None,
+def dequantize(sums: NDArray[np.int32], scales: Floats, weight_scales: Floats) -> Floats:
+    """Sums (n, rows) of rows with activation `scales` (n,) and weights with `weight_scales` (rows,): float32."""
+    return sums.astype(F32) * (scales[:, None] * weight_scales)
+
+
+def grouped_product(
+    q: NDArray[np.int8], scales: Floats, weights: NDArray[np.int8], weight_scales: Floats, group_size: int
 ) -> Floats:
-    """Product of activations with integer weights of any width up to 8 bits, as the engine computes it.
+    """Product of quantized activations with integer weights that have a scale for each group of columns.
 
     Args:
-        x: float32 (n, cols).
-        weights: int8 (rows, cols), values in [-127, 127].
-        weight_scales: float32 (rows, groups), the scale of each row in each group of columns; (rows,) is one group.
-        group_size: columns a scale covers; the last group may be shorter. None: all columns.
-        activation_scale: fixed scale of x, or None for one a row.
+        q, scales: int8 (n, cols), float32 (n,), as `quantize_rows` gives them.
+        weights: int8 (rows, cols).
+        weight_scales: float32 (rows, ceil(cols / group_size)); the last group may be shorter.
 
     Returns:
-        float32 (n, rows).
+        float32 (n, rows). Groups are added from the first to the last.
     """
-    q, scales = quantize_rows(x, activation_scale)
-    cols = weights.shape[1]
-    weight_scales = np.asarray(weight_scales, F32).reshape(weights.shape[0], -1)
-    total = np.zeros((x.shape[0], weights.shape[0]), F32)
-    for group, start in enumerate(range(0, cols, group_size or max(cols, 1))):
-        columns = slice(start, start + (group_size or cols))
+    total = np.zeros((q.shape[0], weights.shape[0]), F32)
+    for group, start in enumerate(range(0, weights.shape[1], group_size)):
+        columns = slice(start, start + group_size)
         total = total + integer_sums(q[:, columns], weights[:, columns]).astype(F32) * weight_scales[:, group]
     return total * scales[:, None]
 
@@ -160,10 +167,9 @@ def lstm_cell(gates: Floats, c: Floats) -> tuple[Floats, Floats]:
     e_i, e_f, e_g, e_o = exp(-i), exp(-f), exp(-(g + g)), exp(-o)
     a = (one + e_i) * (one + e_g)
     b = one + e_f
-    c = (c * a + (one - e_g) * b) / (a * b)
+    c = np.asarray((c * a + (one - e_g) * b) / (a * b), F32)
     e_c = exp(-(c + c))
-    h: Floats = (one - e_c) / ((one + e_o) * (one + e_c))
-    return c, h
+    return c, np.asarray((one - e_c) / ((one + e_o) * (one + e_c)), F32)
 
 
 def lane_sum(x: Floats) -> Floats:
