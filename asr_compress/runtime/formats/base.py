@@ -1,0 +1,234 @@
+"""What every weight format is: a (rows, cols) matrix that knows its bytes, its meaning and its arithmetic."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from asr_compress.runtime import arithmetic
+from asr_compress.runtime.errors import InputError
+
+Tensors = Mapping[str, np.ndarray]
+
+# Sums of products of int8 activations must fit the int32 accumulators of the kernels.
+_LARGEST_SUM = 2**31 - 1
+_ACTIVATION_LIMIT = 127
+# Up to here every integer is a float32, so a float32 matrix product of integers is exact in any order.
+_FLOAT32_INTEGERS = 2**24
+
+
+class WeightFormat(ABC):
+    """How one (rows, cols) matrix is stored and multiplied.
+
+    A new format is a frozen dataclass with a `kind`, tensors and a `product`; if it should be fast, a kernel.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols): outputs and inputs of the map."""
+
+    @abstractmethod
+    def dense(self) -> np.ndarray:
+        """The matrix that is meant: float32 (rows, cols)."""
+
+    @abstractmethod
+    def product(self, x: np.ndarray) -> np.ndarray:
+        """Reference arithmetic of `x @ dense().T`: float32 (n, cols) -> float32 (n, rows).
+
+        A row's result does not depend on the other rows.
+        """
+
+    @abstractmethod
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What a file stores, by name."""
+
+    def meta(self) -> dict[str, Any]:
+        """What a file's header says beside the tensors: plain JSON values."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, meta: Mapping[str, Any], tensors: Tensors) -> Self:
+        """The inverse of `meta()` and `tensors()`. Raises InputError for anything that does not fit."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors in a file: values, scales, indices, codebooks."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates done for one input row."""
+        rows, cols = self.shape
+        return rows * cols
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the map, zeros included; a factorized map counts its factors."""
+        rows, cols = self.shape
+        return rows * cols
+
+    @property
+    def nonzeros(self) -> int:
+        """How many of `parameters` are not zero."""
+        return int(np.count_nonzero(self.dense()))
+
+    def __repr__(self) -> str:
+        rows, cols = self.shape
+        return f"{type(self).__name__}({rows} x {cols}, {self.nbytes} bytes)"
+
+
+class FloatFormat(WeightFormat):
+    """Formats whose product is the exact product, accumulated in float64 and rounded once to float32.
+
+    Any kernel agrees with it to float32 accuracy, whatever its order of summation. In float64 the result
+    is also the same however many rows are multiplied at a time, which streaming relies on.
+    """
+
+    @cached_property
+    def _wide(self) -> np.ndarray:
+        return np.ascontiguousarray(self.dense().T, dtype=np.float64)
+
+    def product(self, x: np.ndarray) -> np.ndarray:
+        x = checked_input(x, self.shape[1])
+        return (x.astype(np.float64) @ self._wide).astype(np.float32)
+
+
+class IntegerFormat(WeightFormat):
+    """Formats that are integers times one scale a row, multiplied with int8 activations.
+
+    x is quantized row by row, dynamically, or with the fixed `input_scale` if there is one. Then, in float32,
+    every operation rounded by itself: y[n, r] = (float32(sum_c q[n, c] * integers[r, c]) * scales[r]) * s[n].
+    """
+
+    scales: np.ndarray
+    input_scale: float | None
+
+    @abstractmethod
+    def integers(self) -> np.ndarray:
+        """int16 (rows, cols): the integers that the activations meet."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, cols = self.integers().shape
+        return rows, cols
+
+    def dense(self) -> np.ndarray:
+        return self.integers().astype(np.float32) * self.scales[:, None]
+
+    @cached_property
+    def _exact(self) -> np.ndarray:
+        # BLAS has no integers; floats wide enough to hold every partial sum give the same ones.
+        integers = self.integers()
+        return np.ascontiguousarray(integers.T, dtype=exact_dtype(integers))
+
+    def sums(self, codes: np.ndarray) -> np.ndarray:
+        """int8 (n, cols) activations -> int32 (n, rows) accumulators, exact."""
+        return (codes.astype(self._exact.dtype) @ self._exact).astype(np.int32)
+
+    def quantized_input(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float32 (n, cols) -> int8 (n, cols) and float32 (n,) scales."""
+        return arithmetic.quantize_rows(x, self.input_scale)
+
+    def product(self, x: np.ndarray) -> np.ndarray:
+        codes, scales = self.quantized_input(checked_input(x, self.shape[1]))
+        return (self.sums(codes).astype(np.float32) * self.scales) * scales[:, None]
+
+
+def exact_dtype(integers: np.ndarray) -> type[np.floating]:
+    """The float type in which int8 activations times these integers sum exactly.
+
+    Raises InputError where a sum could exceed int32.
+    """
+    largest = _ACTIVATION_LIMIT * int(np.abs(integers.astype(np.int64)).sum(axis=1).max(initial=0))
+    if largest > _LARGEST_SUM:
+        raise InputError(
+            f"a row of integer weights can sum to {largest} with int8 activations, more than the "
+            f"{_LARGEST_SUM} of an int32 accumulator; use a narrower format or fewer columns"
+        )
+    return np.float32 if largest < _FLOAT32_INTEGERS else np.float64
+
+
+def row_scales(weights: np.ndarray, limit: float) -> np.ndarray:
+    """float32 (rows,) scales that bring each row's largest magnitude to `limit`; 1 for a row of zeros."""
+    largest = np.abs(weights).max(axis=1, initial=0).astype(np.float32)
+    return np.where(largest > 0, largest / np.float32(limit), np.float32(1)).astype(np.float32)
+
+
+def rounded(weights: np.ndarray, scales: np.ndarray, limit: int) -> np.ndarray:
+    """int8: weights / scales, rounded half to even, held within +-limit. `scales` broadcasts."""
+    # A scale underflows to zero when the weights are subnormal; their quotient would then mean nothing.
+    safe = np.where(scales > 0, scales, np.float32(1))
+    return np.clip(np.rint(weights / safe), -limit, limit).astype(np.int8)
+
+
+def checked_weights(weights: np.ndarray) -> np.ndarray:
+    """The weights to encode as float32 (rows, cols). Raises InputError if they are no finite matrix."""
+    weights = np.asarray(weights)
+    if weights.ndim != 2:
+        raise InputError(f"weights have shape {weights.shape}; a map is (rows, cols)")
+    if not np.isfinite(weights).all():
+        raise InputError("weights contain NaN or infinity; mend the model before storing it")
+    return np.ascontiguousarray(weights, dtype=np.float32)
+
+
+def checked_input(x: np.ndarray, cols: int) -> np.ndarray:
+    """x as float32 (n, cols). Raises InputError for any other shape."""
+    if x.ndim != 2 or x.shape[1] != cols:
+        raise InputError(f"input has shape {x.shape}; this map takes (n, {cols})")
+    return np.ascontiguousarray(x, dtype=np.float32)
+
+
+def checked_tensor(
+    name: str, tensor: np.ndarray, dtype: type[np.generic], shape: tuple[int | None, ...]
+) -> np.ndarray:
+    """`tensor` as a read-only contiguous array. `None` in `shape` allows any size.
+
+    Raises InputError if type or shape differ, or if a float is not finite.
+    """
+    allowed = np.dtype(dtype)
+    if tensor.dtype != allowed:
+        raise InputError(f"{name} has type {tensor.dtype}; it must be {allowed}")
+    matches = len(tensor.shape) == len(shape) and all(
+        want is None or got == want for got, want in zip(tensor.shape, shape, strict=True)
+    )
+    if not matches:
+        wanted = "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+        raise InputError(f"{name} has shape {tensor.shape}; it must be {wanted}")
+    if allowed.kind == "f" and not np.isfinite(tensor).all():
+        raise InputError(f"{name} contains NaN or infinity")
+    view = np.ascontiguousarray(tensor).view()
+    view.flags.writeable = False
+    return view
+
+
+def checked_scale(name: str, value: Any) -> float | None:
+    """A fixed activation scale: a positive float32 as a Python float, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
+        raise InputError(f"{name} is {value!r}; it must be a positive number or null")
+    scale = float(np.float32(value))
+    if not (np.isfinite(scale) and scale > 0):
+        raise InputError(f"{name} is {value!r}; it must be a positive finite float32")
+    return scale
+
+
+def checked_size(name: str, value: Any, least: int = 0) -> int:
+    """A whole number of at least `least`. Raises InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+    return int(value)
+
+
+def only(kind: str, given: Mapping[str, Any], allowed: set[str], what: str) -> None:
+    """Raises InputError if the keys of `given` are not exactly `allowed`."""
+    if set(given) != allowed:
+        raise InputError(f"format {kind!r} has {what} {sorted(given)}; it must have {sorted(allowed)}")
