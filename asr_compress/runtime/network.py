@@ -125,7 +125,7 @@ class Activation:
 class ConstantGates:
     """Gate rows that never change; their weights are neither stored nor computed.
 
-    rows: uint32 (n,) ascending, among the 4H gate rows in the order i, f, g, o. values: float32 (n,), what the
+    rows: uint32 (n,) ascending, among the 4H gate rows in order i, f, g, o. values: float32 (n,), what the
     row's bias would be: the gate is sigmoid(value), or tanh(value) for the candidate. So a constant gate is a
     row of zero weights to the bit, and a calibrated mean is stored as its inverse sigmoid or tanh.
     """

@@ -8,9 +8,10 @@ from typing import Any
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.formats.base import FloatFormat, IntegerFormat, Tensors, WeightFormat
 from asr_compress.runtime.formats.dense import Float16, Float32, Int8
+from asr_compress.runtime.formats.int4 import Int4
 
 FORMATS: dict[str, type[WeightFormat]] = {
-    format_class.kind: format_class for format_class in (Float32, Float16, Int8)
+    format_class.kind: format_class for format_class in (Float32, Float16, Int8, Int4)
 }
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Float16",
     "Float32",
     "FloatFormat",
+    "Int4",
     "Int8",
     "IntegerFormat",
     "Tensors",

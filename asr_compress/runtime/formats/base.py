@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from asr_compress.runtime import arithmetic
+from asr_compress.runtime.arithmetic import QUANTIZED_MAX
 from asr_compress.runtime.errors import InputError
 
 Tensors = Mapping[str, np.ndarray]
 
 # Sums of products of int8 activations must fit the int32 accumulators of the kernels.
 _LARGEST_SUM = 2**31 - 1
-_ACTIVATION_LIMIT = 127
 # Up to here every integer is a float32, so a float32 matrix product of integers is exact in any order.
 _FLOAT32_INTEGERS = 2**24
 
@@ -104,8 +104,8 @@ class FloatFormat(WeightFormat):
 class IntegerFormat(WeightFormat):
     """Formats that are integers times one scale a row, multiplied with int8 activations.
 
-    x is quantized row by row, dynamically, or with the fixed `input_scale` if there is one. Then, in float32,
-    every operation rounded by itself: y[n, r] = (float32(sum_c q[n, c] * integers[r, c]) * scales[r]) * s[n].
+    x is quantized row by row, dynamically, or with the fixed `input_scale` if there is one; the sums are
+    exact and then scaled as `arithmetic.dequantize` states.
     """
 
     scales: np.ndarray
@@ -135,25 +135,28 @@ class IntegerFormat(WeightFormat):
 
     def quantized_input(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """float32 (n, cols) -> int8 (n, cols) and float32 (n,) scales."""
-        return arithmetic.quantize_rows(x, self.input_scale)
+        if self.input_scale is None:
+            return arithmetic.quantize_rows(x)
+        return arithmetic.quantize_static(x, self.input_scale)
 
     def product(self, x: np.ndarray) -> np.ndarray:
         codes, scales = self.quantized_input(checked_input(x, self.shape[1]))
-        return (self.sums(codes).astype(np.float32) * self.scales) * scales[:, None]
+        return arithmetic.dequantize(self.sums(codes), scales, self.scales)
 
 
 def exact_dtype(integers: np.ndarray) -> type[np.floating]:
-    """The float type in which int8 activations times these integers sum exactly.
+    """The float type in which int8 activations times these integers sum exactly in any order."""
+    largest = int(np.abs(integers).sum(axis=1, dtype=np.int64).max(initial=0))
+    return np.float32 if QUANTIZED_MAX * largest < _FLOAT32_INTEGERS else np.float64
 
-    Raises InputError where a sum could exceed int32.
-    """
-    largest = _ACTIVATION_LIMIT * int(np.abs(integers.astype(np.int64)).sum(axis=1).max(initial=0))
-    if largest > _LARGEST_SUM:
+
+def check_sum(magnitude: int) -> None:
+    """Raises InputError if a row whose integers sum to `magnitude`, signs aside, can overflow int32."""
+    if QUANTIZED_MAX * magnitude > _LARGEST_SUM:
         raise InputError(
-            f"a row of integer weights can sum to {largest} with int8 activations, more than the "
-            f"{_LARGEST_SUM} of an int32 accumulator; use a narrower format or fewer columns"
+            f"a row of integer weights sums to {magnitude}, signs aside; times {QUANTIZED_MAX} that is more "
+            f"than the {_LARGEST_SUM} of an int32 accumulator; use fewer columns or another format"
         )
-    return np.float32 if largest < _FLOAT32_INTEGERS else np.float64
 
 
 def row_scales(weights: np.ndarray, limit: float) -> np.ndarray:

@@ -13,6 +13,7 @@ from asr_compress.runtime.formats.base import (
     FloatFormat,
     IntegerFormat,
     Tensors,
+    check_sum,
     checked_scale,
     checked_tensor,
     checked_weights,
@@ -108,6 +109,7 @@ class Int8(IntegerFormat):
         codes = checked_tensor("codes", self.codes, np.int8, (None, None))
         if codes.min(initial=0) < -INT8_LIMIT:
             raise InputError(f"codes contain {codes.min()}; the least is -{INT8_LIMIT}")
+        check_sum(INT8_LIMIT * codes.shape[1])
         object.__setattr__(self, "codes", codes)
         scales = checked_tensor("scales", self.scales, np.float32, (codes.shape[0],))
         object.__setattr__(self, "scales", scales)

@@ -1,0 +1,133 @@
+"""Four bits a weight, with a scale for every few columns that is itself an integer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.formats.base import (
+    IntegerFormat,
+    Tensors,
+    check_sum,
+    checked_scale,
+    checked_size,
+    checked_tensor,
+    checked_weights,
+    only,
+)
+from asr_compress.runtime.formats.nibbles import pack_nibbles, unpack_nibbles
+
+# With groups up to 32 the sum of a group, at most 32 * 8 * 127 = 32512, fits int16: a kernel multiplies it by
+# the group's multiplier and adds it to the total in one 16-bit multiply-add (vpdpwssd, vpmaddwd, smlal).
+GROUPS = (8, 16, 32)
+ZERO = 8  # the nibble of weight 0
+LEAST, LARGEST = -8, 7
+_LARGEST_MULTIPLIER = 255
+# Clipping a group's outlier often costs less than the coarser steps it would force on the rest.
+_CLIPPINGS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Int4(IntegerFormat):
+    """A weight is (nibble - 8) * multiplier of its group * scale of its row.
+
+    codes: uint8 (rows, ceil(cols / 2)), nibbles. multipliers: uint8 (rows, ceil(cols / group)); a group is
+    `group` neighboring columns. scales: float32 (rows,). Because a multiplier is an integer, so is everything
+    that is summed: the order of summation cannot matter and every kernel gives the same numbers. It also
+    takes half the bytes of a float16 scale. (Two-level scales: Dai et al. 2021, VS-Quant,
+    https://arxiv.org/abs/2102.04503.)
+    """
+
+    kind = "int4"
+    codes: np.ndarray
+    multipliers: np.ndarray
+    scales: np.ndarray
+    cols: int
+    group: int = 32
+    input_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        cols = checked_size("cols", self.cols)
+        if self.group not in GROUPS:
+            raise InputError(f"group is {self.group!r}; it must be one of {GROUPS}")
+        codes = checked_tensor("codes", self.codes, np.uint8, (None, -(-cols // 2)))
+        groups = -(-cols // self.group)
+        multipliers = checked_tensor("multipliers", self.multipliers, np.uint8, (codes.shape[0], groups))
+        object.__setattr__(self, "codes", codes)
+        object.__setattr__(self, "multipliers", multipliers)
+        scales = checked_tensor("scales", self.scales, np.float32, (codes.shape[0],))
+        object.__setattr__(self, "scales", scales)
+        object.__setattr__(self, "input_scale", checked_scale("input_scale", self.input_scale))
+        check_sum(self.group * -LEAST * int(multipliers.sum(axis=1, dtype=np.int64).max(initial=0)))
+
+    @classmethod
+    def encode(cls, weights: np.ndarray, group: int = 32, input_scale: float | None = None) -> Self:
+        """(rows, cols); each group's step is the one of a few clippings with the least squared error."""
+        weights = checked_weights(weights)
+        codes, multipliers, scales = encode_groups(weights, group)
+        return cls(pack_nibbles(codes), multipliers, scales, weights.shape[1], group, input_scale)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.codes.shape[0], self.cols
+
+    def integers(self) -> np.ndarray:
+        codes = unpack_nibbles(self.codes, self.cols).astype(np.int16) - ZERO
+        return codes * np.repeat(self.multipliers, self.group, axis=1)[:, : self.cols]
+
+    def meta(self) -> dict[str, Any]:
+        return {"cols": self.cols, "group": self.group, "input_scale": self.input_scale}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {"codes": self.codes, "multipliers": self.multipliers, "scales": self.scales}
+
+    @classmethod
+    def from_tensors(cls, meta: Mapping[str, Any], tensors: Tensors) -> Self:
+        only(cls.kind, meta, {"cols", "group", "input_scale"}, "settings")
+        only(cls.kind, tensors, {"codes", "multipliers", "scales"}, "tensors")
+        return cls(
+            tensors["codes"],
+            tensors["multipliers"],
+            tensors["scales"],
+            meta["cols"],
+            meta["group"],
+            meta["input_scale"],
+        )
+
+
+def encode_groups(weights: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two-level quantization of float32 (rows, cols) in groups of columns.
+
+    Returns nibbles uint8 (rows, cols), multipliers uint8 (rows, ceil(cols / group)), scales float32 (rows,).
+    """
+    if group not in GROUPS:
+        raise InputError(f"group is {group!r}; it must be one of {GROUPS}")
+    rows, cols = weights.shape
+    groups = -(-cols // group)
+    padded = np.zeros((rows, groups * group), np.float32)
+    padded[:, :cols] = weights
+    grouped = padded.reshape(rows, groups, group)
+    steps = np.abs(grouped).max(axis=2, initial=0) / np.float32(LARGEST)
+    scales = steps.max(axis=1, initial=0) / np.float32(_LARGEST_MULTIPLIER)
+    scales = np.where(scales > 0, scales, np.float32(1))
+
+    best_error = np.full((rows, groups), np.inf, np.float32)
+    codes = np.zeros(grouped.shape, np.int8)
+    multipliers = np.zeros((rows, groups), np.uint8)
+    for clipping in _CLIPPINGS:
+        tried = np.rint(steps * np.float32(clipping) / scales[:, None])
+        # A group far below its row's largest still gets the smallest step rather than none.
+        tried = np.where(steps > 0, np.clip(tried, 1, _LARGEST_MULTIPLIER), 0).astype(np.float32)
+        step = (tried * scales[:, None])[:, :, None]
+        tried_codes = np.clip(np.rint(grouped / np.where(step > 0, step, 1)), LEAST, LARGEST)
+        error = np.square(grouped - tried_codes * step).sum(axis=2)
+        better = error < best_error
+        best_error = np.where(better, error, best_error)
+        codes = np.where(better[:, :, None], tried_codes, codes).astype(np.int8)
+        multipliers = np.where(better, tried, multipliers).astype(np.uint8)
+    nibbles = (codes.reshape(rows, -1)[:, :cols] + ZERO).astype(np.uint8)
+    return nibbles, multipliers, scales.astype(np.float32)
