@@ -12,14 +12,21 @@ from asr_compress.runtime.tokens import ARPABET  # noqa: E402
 
 def test_dictionary_words_lose_stress_and_keep_variants() -> None:
     found = pronounce(["THE", "HELLO", "DON'T"])
-    assert found.lexicon["THE"] == (("DH", "AH"), ("DH", "IY"))  # the dictionary has three, two alike without stress
+    # The dictionary has three variants of THE, two of them alike without stress.
+    assert found.lexicon["THE"] == (("DH", "AH"), ("DH", "IY"))
     assert found.lexicon["HELLO"][0] == ("HH", "AH", "L", "OW")
     assert found.sources["cmudict"] == 3
     assert list(found.lexicon) == ["THE", "HELLO", "DON'T"]
 
 
 @pytest.mark.parametrize(
-    ("word", "end"), [("HIPPOPOTAMUS'S", ("S", "IH", "Z")), ("PARAPET'S", ("T", "S")), ("PARASITE'S", ("T", "S")), ("ANTENNA'S", ("AH", "Z"))]
+    ("word", "end"),
+    [
+        ("HIPPOPOTAMUS'S", ("S", "IH", "Z")),
+        ("PARAPET'S", ("T", "S")),
+        ("PARASITE'S", ("T", "S")),
+        ("ANTENNA'S", ("AH", "Z")),
+    ],
 )
 def test_possessives(word: str, end: tuple[str, ...]) -> None:
     assert pronounce([word]).lexicon[word][0][-len(end) :] == end
