@@ -42,6 +42,8 @@ def save_checkpoint(
 def load_checkpoint(path: Path, model: nn.Module, optimizer: optim.Optimizer | None) -> dict[str, Any]:
     """Put back what `save_checkpoint` wrote and return its `progress`.
 
+    Without an optimizer only the model is loaded, and the random state stays.
+
     Raises:
         InputError: not a checkpoint, or one of another model.
     """
@@ -53,12 +55,13 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: optim.Optimizer | N
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: not a checkpoint of this model ({reason}); delete the run folder to start anew") from None
-    if optimizer is not None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", tensors).items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    if optimizer is None:
+        return progress
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under("optimizer.", tensors).items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
