@@ -50,6 +50,9 @@ class Hook(Protocol):
     def losses(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         """Named scalar terms to add to the loss. `batch` holds the frames before masking."""
 
+    def settled(self, step: int, steps: int) -> bool:
+        """Whether the weights after update `step` have the final structure, and so may be the run's result."""
+
 
 @dataclass
 class Progress:
@@ -260,8 +263,11 @@ class Trainer:
         )
 
     def _best_epochs(self) -> list[int]:
+        """Best first. While a pass still changes the model's structure, epochs are those of another model: the last stands in."""
         errors = self.progress.dev_errors
-        return sorted(range(1, len(errors) + 1), key=lambda epoch: (errors[epoch - 1], -epoch))[: self.config.average]
+        ends = {epoch: epoch * self.epoch_steps - 1 for epoch in range(1, len(errors) + 1)}
+        settled = [epoch for epoch, end in ends.items() if all(hook.settled(end, self.steps) for hook in self.hooks)]
+        return sorted(settled or [len(errors)], key=lambda epoch: (errors[epoch - 1], -epoch))[: self.config.average]
 
     def _snapshot(self, epoch: int) -> Path:
         return self.folder / "epochs" / f"{epoch:03d}.safetensors"

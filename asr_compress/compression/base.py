@@ -1,0 +1,200 @@
+"""What a compression pass is, what it is given, and what it must report.
+
+A pass has three phases. `prepare` changes the model so that it can be trained towards its compressed form (installs
+masks, fake quantizers, a teacher). While a stage trains, the loop calls `on_step` before each update and adds the
+named terms of `losses`. `finalize` leaves the model in its final form, which `models.convert.to_network` reads into
+weight formats. A pass that needs no training goes straight from `prepare` to `finalize`.
+
+The training loop's `Hook` is the part of a `Pass` that it sees: `on_step`, `losses`, `settled`, `ctc_weight`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.tokens import Tokens
+
+if TYPE_CHECKING:
+    from asr_compress.corpora.batches import Batch
+
+
+class Outputs(Protocol):
+    """What the model gave for a batch."""
+
+    @property
+    def logits(self) -> Tensor:
+        """`(batch, frames', tokens)`."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """int64 `(batch,)`, valid output frames."""
+
+
+class Quality(Protocol):
+    """How good a model is on the dev set (`training.validation.DevResult`)."""
+
+    @property
+    def error(self) -> float:
+        """Errors over reference units."""
+
+    @property
+    def loss(self) -> float:
+        """CTC loss a label."""
+
+    @property
+    def blank_rate(self) -> float:
+        """Share of frames whose best token is the blank."""
+
+
+class Params(BaseModel):
+    """Parameters of a pass. An unknown key is an error; the field descriptions document the pass."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass
+class Context:
+    """What a pass may use beside the model.
+
+    Attributes:
+        folder: where the pass may keep caches.
+        strict: whether a part of the model that a pass does not support is an error.
+        seed: for every random choice.
+        tokens: what the logits stand for.
+        batches: speech for calibration and statistics, without augmentation; each call starts anew. None without data.
+        measure: the model's quality on the dev set. None without data.
+    """
+
+    folder: Path = Path(".")
+    strict: bool = True
+    seed: int = 0
+    tokens: Tokens | None = None
+    batches: Callable[[], Iterable[Batch]] | None = None
+    measure: Callable[[nn.Module], Quality] | None = None
+
+    def speech(self, reader: str) -> Iterable[Batch]:
+        """The calibration batches, for the pass named `reader`.
+
+        Raises:
+            InputError: the recipe names no data.
+        """
+        if self.batches is None:
+            raise InputError(f"{reader}: needs speech; give the recipe `train` and `dev` manifests")
+        return self.batches()
+
+    def quality(self, model: nn.Module, reader: str) -> Quality:
+        """The model on the dev set, for the pass named `reader`.
+
+        Raises:
+            InputError: the recipe names no data.
+        """
+        if self.measure is None:
+            raise InputError(f"{reader}: needs a dev set; give the recipe `dev` manifests")
+        return self.measure(model)
+
+
+@dataclass
+class Report:
+    """What a pass did, part by part. Nothing is left out silently.
+
+    Attributes:
+        touched: figures by the name of the part (JSON values).
+        skipped: parts left alone on purpose, with the reason.
+        unsupported: parts that the pass should have handled and cannot, with the reason.
+        figures: totals of the whole pass (JSON values).
+    """
+
+    touched: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    unsupported: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, name: str, strict: bool) -> Report:
+        """Itself.
+
+        Raises:
+            InputError: with `strict`, if a part is unsupported, or if nothing was touched.
+        """
+        if strict and self.unsupported:
+            part, reason = next(iter(self.unsupported.items()))
+            more = f" and {len(self.unsupported) - 1} more" if len(self.unsupported) > 1 else ""
+            raise InputError(f"{name}: {part} is not supported: {reason}{more}; skip it by name or set `strict: false`")
+        if strict and not self.touched:
+            raise InputError(f"{name}: the model has nothing that this pass could change")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if value}
+
+
+class Pass(ABC):
+    """One compression step.
+
+    Class attributes:
+        name: what recipes call it.
+        family: its chapter in the catalogue.
+        Params: its parameters.
+        trains: whether it is of use only in a stage that trains ("always"), may be ("optional") or never ("never").
+        leaves: traits that the model has afterwards (`compression.order`).
+        refuses: traits that it cannot start from, each with the reason.
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    Params: ClassVar[type[Params]] = Params
+    trains: ClassVar[str] = "optional"
+    leaves: ClassVar[frozenset[str]] = frozenset()
+    refuses: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, params: Any = None) -> None:
+        self.params: Any = params if params is not None else self.Params()
+
+    def prepare(self, model: nn.Module, context: Context) -> Report:
+        """Install what training needs. Raises InputError for a model that the pass cannot handle."""
+        return Report()
+
+    def on_step(self, step: int, steps: int) -> None:
+        """Called before update `step` of `steps`, both from 0. Depends on the two numbers and the model alone."""
+
+    def losses(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
+        """Named scalar terms to add to the loss. `batch` holds the frames before masking."""
+        return {}
+
+    def settled(self, step: int, steps: int) -> bool:
+        """Whether the weights after update `step` already have the final structure and may be chosen as the best."""
+        return True
+
+    @property
+    def ctc_weight(self) -> float:
+        """Factor of the CTC loss while the pass is active."""
+        return 1.0
+
+    def finalize(self, model: nn.Module) -> Report:
+        """Leave the model in its compressed form and say what came out."""
+        return Report()
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, batches: Iterable[Batch]) -> Iterable[tuple[Batch, Tensor, Tensor]]:
+    """Each batch with the logits `(batch, frames', tokens)` and lengths that `model` gives it, in evaluation mode."""
+    was_training = model.training
+    device = next(model.parameters()).device
+    model.eval()
+    try:
+        for batch in batches:
+            moved = batch.to(device)
+            logits, lengths = model(moved.features, moved.feature_lengths)
+            yield moved, logits, lengths
+    finally:
+        model.train(was_training)
+
+
