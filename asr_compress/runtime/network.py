@@ -272,6 +272,34 @@ Layer = Normalize | FrameStack | Conv | Activation | LSTMLayer | Bidirectional |
 Network = tuple[Layer, ...]
 
 
+def input_width(network: Network) -> int:
+    """Features that the network takes. Raises InputError if no layer says."""
+    factor = 1  # what the layers so far multiply the width by
+    for layer in network:
+        if isinstance(layer, FrameStack):
+            factor *= layer.stack
+        elif not isinstance(layer, Activation):
+            wanted = _input_width(layer)
+            if wanted % factor:
+                raise InputError(
+                    f"{type(layer).__name__} takes {wanted} features, no multiple of {factor} frames"
+                )
+            return wanted // factor
+    raise InputError("the network has no layer with weights, so nothing says how many features it takes")
+
+
+def _input_width(layer: Normalize | Conv | LSTMLayer | Bidirectional | LayerNorm | Linear) -> int:
+    if isinstance(layer, Normalize):
+        return layer.mean.shape[0]
+    if isinstance(layer, LayerNorm):
+        return layer.weight.shape[0]
+    if isinstance(layer, Conv):
+        return layer.bins * layer.in_channels
+    if isinstance(layer, Bidirectional):
+        layer = layer.forward
+    return layer.input_map.shape[1] if isinstance(layer, LSTMLayer) else layer.map.shape[1]
+
+
 def output_width(network: Network, features: int) -> int:
     """Tokens out for `features` in. Raises InputError naming the first layer that does not fit its input."""
     width = features
