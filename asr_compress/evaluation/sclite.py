@@ -13,7 +13,7 @@ _SUBSTITUTION, _GAP = 4, 3
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str]) -> str:
-    """Alignment letters (`=`, `S`, `D`, `I`) of one utterance, left to right. Time and memory reference x hypothesis."""
+    """Alignment letters (`=`, `S`, `D`, `I`) of one utterance, in time and memory reference x hypothesis."""
     costs = [_GAP * j for j in range(len(hypothesis) + 1)]
     moves = [["I"] * (len(hypothesis) + 1)]
     for i, word in enumerate(reference, start=1):

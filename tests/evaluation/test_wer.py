@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from asr_compress.evaluation.sclite import align
 from asr_compress.evaluation.wer import Counts, errors_by_reference_word, score, word_pairs
 from asr_compress.runtime.errors import InputError
+from tests.evaluation.texts import random_pairs
 
 sentences = st.lists(st.sampled_from("A B C D E".split()), max_size=8).map(" ".join)
 pairs = st.lists(st.tuples(sentences, sentences), min_size=1, max_size=12)
@@ -24,26 +25,6 @@ pairs = st.lists(st.tuples(sentences, sentences), min_size=1, max_size=12)
 def score_pairs(pairs: list[tuple[str, str]], **options):
     ids = [f"u{i}" for i in range(len(pairs))]
     return score(ids, [r for r, _ in pairs], [h for _, h in pairs], normalizer="none", **options)
-
-
-def random_pairs(count: int, words: int, length: int, rate: float, seed: int) -> list[tuple[str, str]]:
-    """References of random words and hypotheses with deletions, substitutions and insertions at `rate`."""
-    chance = random.Random(seed)
-    vocabulary = [f"w{i}" for i in range(words)]
-    made = []
-    for _ in range(count):
-        reference = chance.choices(vocabulary, k=chance.randint(1, length))
-        hypothesis: list[str] = []
-        for word in reference:
-            draw = chance.random() / rate
-            if draw > 1:
-                hypothesis.append(word)
-            elif draw > 2 / 3:
-                hypothesis += [word, chance.choice(vocabulary)]
-            elif draw > 1 / 3:
-                hypothesis.append(chance.choice(vocabulary))
-        made.append((" ".join(reference), " ".join(hypothesis)))
-    return made
 
 
 @given(pairs)
@@ -130,7 +111,8 @@ def sclite_program() -> str:
 def sclite_counts(pairs: list[tuple[str, str]], folder: Path) -> list[Counts]:
     for name, side in (("ref.trn", 0), ("hyp.trn", 1)):
         (folder / name).write_text("".join(f"{pair[side]} (s-{i:06d})\n" for i, pair in enumerate(pairs)))
-    command = [sclite_program(), "-r", "ref.trn", "trn", "-h", "hyp.trn", "trn", "-i", "spu_id", "-o", "pralign", "stdout"]
+    files = ["-r", "ref.trn", "trn", "-h", "hyp.trn", "trn"]
+    command = [sclite_program(), *files, "-i", "spu_id", "-o", "pralign", "stdout"]
     listing = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
     ids = [int(found) for found in re.findall(r"id: \(s-(\d+)\)", listing)]
     counts = re.findall(r"Scores: \(#C #S #D #I\) (\d+) (\d+) (\d+) (\d+)", listing)
