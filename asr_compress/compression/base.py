@@ -10,7 +10,6 @@ The training loop's `Hook` is the part of a `Pass` that it sees: `on_step`, `los
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +135,7 @@ class Report:
         return {key: value for key, value in vars(self).items() if value}
 
 
-class Pass(ABC):
+class Pass:
     """One compression step.
 
     Class attributes:
@@ -196,5 +195,3 @@ def outputs_of(model: nn.Module, batches: Iterable[Batch]) -> Iterable[tuple[Bat
             yield moved, logits, lengths
     finally:
         model.train(was_training)
-
-

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 State = tuple[Tensor, Tensor]  # h (batch, output) and c (batch, hidden)
+SATURATED = 1e4  # a gate's input at which sigmoid is 0 or 1 in every float type
 
 
 class LSTMDirection(nn.Module):
@@ -64,16 +65,39 @@ class LSTMDirection(nn.Module):
 
         Returns:
             `(batch, frames, outputs)` and the last state. Frames past an utterance's length are unspecified, and so is
-            the last state of a forward direction with unequal lengths (see `LSTM.forward`).
+            the last state with unequal lengths (`forward_to_ends` gives it).
         """
         if self.reverse:
             x = reverse_time(x, lengths)
-        h, c = state if state is not None else self._zero_state(x)
+        output, state = self._steps(x, self.weights(), state)
+        return (reverse_time(output, lengths) if self.reverse else output), state
+
+    def forward_to_ends(self, x: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As `forward`, with zeros past each utterance's length and the state of its own last valid frame."""
+        lengths = lengths.to(x.device)
+        valid = (torch.arange(x.shape[1], device=x.device)[None] < lengths[:, None])[:, :, None]
+        x = torch.where(valid, x, x.new_zeros(()))
+        if self.reverse:
+            x = reverse_time(x, lengths)
+        # torch returns the state after the padding and keeps the cells in between to itself. One more input, 1 on
+        # padding, shuts the input gate and opens the forget gate there: the cell stands still, to the last bit.
         weights = self.weights()
+        stop = weights[0].new_zeros(4, self.hidden)
+        stop[0], stop[1] = -SATURATED, SATURATED
+        weights[0] = torch.cat([weights[0], stop.view(-1, 1)], dim=1)
+        output, (_, c) = self._steps(torch.cat([x, (~valid).to(x.dtype)], dim=-1), weights, state)
+        last = (lengths - 1).clamp_min(0)[:, None, None].expand(-1, 1, output.shape[2])
+        start = state[0] if state is not None else self._zero_state(x)[0]
+        h = torch.where(lengths[:, None] > 0, output.gather(1, last).squeeze(1), start)
+        output = torch.where(valid, output, output.new_zeros(()))
+        return (reverse_time(output, lengths) if self.reverse else output), (h, c)
+
+    def _steps(self, x: Tensor, weights: list[Tensor], state: State | None) -> tuple[Tensor, State]:
+        h, c = state if state is not None else self._zero_state(x)
         output, h, c = torch._VF.lstm(
             x, (h[None], c[None]), weights, self.bias_ih is not None, 1, 0.0, self.training, False, True
         )
-        return (reverse_time(output, lengths) if self.reverse else output), (h[0], c[0])
+        return output, (h[0], c[0])
 
     def _zero_state(self, x: Tensor) -> State:
         return x.new_zeros(len(x), self.outputs), x.new_zeros(len(x), self.hidden)
@@ -95,8 +119,8 @@ def reverse_time(x: Tensor, lengths: Tensor | None) -> Tensor:
 class LSTM(nn.Module):
     """`nn.LSTM` with its constructor, its calls and its numbers, built of `LSTMDirection`s.
 
-    `directions` holds them in the order layer 0 forward, layer 0 backward, layer 1 forward, ... State dictionaries of an
-    `nn.LSTM` load as they are.
+    `directions` holds them in the order layer 0 forward, layer 0 backward, layer 1 forward, ... State dictionaries of
+    an `nn.LSTM` load as they are.
     """
 
     def __init__(
@@ -141,7 +165,8 @@ class LSTM(nn.Module):
         """`nn.LSTM.forward`, and `lengths` as a faster way than packing.
 
         Args:
-            x: `(frames, batch, inputs)`, `(batch, frames, inputs)` with `batch_first`, unbatched `(frames, inputs)`, or packed.
+            x: `(frames, batch, inputs)`, `(batch, frames, inputs)` with `batch_first`, unbatched `(frames, inputs)`,
+                or packed.
             hx: `h (layers * directions, batch, outputs)` and `c (layers * directions, batch, hidden)`.
             lengths: int64 `(batch,)`. The returned state is then that of each utterance's last valid frame, and output
                 frames past an utterance's length are zero, just as when unpacking.
@@ -159,7 +184,7 @@ class LSTM(nn.Module):
             x = x.transpose(0, 1)
         output, (h, c) = self._run(x, hx, lengths)
         if not self.batch_first:
-            output = output.transpose(0, 1)
+            output = output.transpose(0, 1).contiguous()  # as nn.LSTM's is: callers may `view` it
         if unbatched:
             return output.squeeze(0 if self.batch_first else 1), (h.squeeze(1), c.squeeze(1))
         return output, (h, c)
@@ -167,7 +192,11 @@ class LSTM(nn.Module):
     def _forward_packed(self, x: PackedSequence, hx: State | None) -> tuple[PackedSequence, State]:
         padded, lengths = pad_packed_sequence(x, batch_first=True)  # restores the caller's order
         output, state = self._run(padded, hx, lengths)
-        return pack_padded_sequence(output, lengths, batch_first=True, enforce_sorted=x.sorted_indices is None), state
+        # Packed by the same order as x: sorting anew could order utterances of equal length otherwise.
+        if x.sorted_indices is not None:
+            output, lengths = output[x.sorted_indices], lengths[x.sorted_indices.cpu()]
+        packed = pack_padded_sequence(output, lengths, batch_first=True)
+        return PackedSequence(packed.data, x.batch_sizes, x.sorted_indices, x.unsorted_indices), state
 
     def _run(self, x: Tensor, hx: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
         last: list[State] = []
@@ -176,7 +205,10 @@ class LSTM(nn.Module):
             for direction in self.layer(index):
                 position = len(last)
                 state = None if hx is None else (hx[0][position], hx[1][position])
-                output, end = _run_direction(direction, x, lengths, state)
+                if lengths is None or bool((lengths == x.shape[1]).all()):
+                    output, end = direction(x, None, state)
+                else:
+                    output, end = direction.forward_to_ends(x, lengths, state)
                 outputs.append(output)
                 last.append(end)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
@@ -188,36 +220,11 @@ class LSTM(nn.Module):
         """Nothing to do: there is no flat buffer. Here so that callers of `nn.LSTM` need no change."""
 
     def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, bidirectional={self.bidirectional}"
+        sizes = f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
+        return f"{sizes}, bidirectional={self.bidirectional}"
 
 
-def _run_direction(
-    direction: LSTMDirection, x: Tensor, lengths: Tensor | None, state: State | None
-) -> tuple[Tensor, State]:
-    """One direction with outputs zeroed past each length and the state of each utterance's own last frame."""
-    if lengths is None or bool((lengths == x.shape[1]).all()):
-        return direction(x, None, state)
-    output, _ = direction(x, lengths, state)
-    valid = torch.arange(x.shape[1], device=x.device)[None] < lengths.to(x.device)[:, None]
-    output = output * valid[:, :, None].to(output.dtype)
-    return output, _state_at_ends(direction, x, lengths, state)
-
-
-def _state_at_ends(direction: LSTMDirection, x: Tensor, lengths: Tensor, state: State | None) -> State:
-    # torch returns the state after the padded frames. Cell states in between are not exposed, so utterances of each
-    # distinct length are run again to exactly that length. Callers that ignore the state (recognizers) use
-    # LSTMDirection directly and never come here.
-    h = x.new_empty(len(x), direction.outputs)
-    c = x.new_empty(len(x), direction.hidden)
-    for length in lengths.unique().tolist():
-        rows = (lengths == length).nonzero().squeeze(1).to(x.device)
-        start = None if state is None else (state[0][rows], state[1][rows])
-        _, (h_rows, c_rows) = direction(x[rows, :length], None, start)
-        h, c = h.index_copy(0, rows, h_rows), c.index_copy(0, rows, c_rows)
-    return h, c
-
-
-def _rename_flat_keys(_: nn.Module, state_dict: dict[str, Any], prefix: str, *__: Any) -> None:
+def _rename_flat_keys(lstm: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
     """`weight_ih_l1_reverse` -> `directions.3.weight_ih`, in place, when a state dictionary is an `nn.LSTM`'s."""
     flat = [key for key in state_dict if key.startswith(prefix) and "_l" in key[len(prefix) :].partition(".")[0]]
     bidirectional = any(key.endswith("_reverse") for key in flat)
