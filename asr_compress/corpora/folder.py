@@ -103,9 +103,9 @@ def _delimited_rows(table: Path) -> Iterator[_Row]:
             header = ["id", "text", "speaker"][: len(values)]
             if len(values) not in (2, 3):
                 raise InputError(
-                    f"{where}: {len(values)} columns and no header; two or three columns (id, text, speaker) are "
-                    f"read without one, otherwise name an audio column ({', '.join(AUDIO_COLUMNS)}) and a text "
-                    f"column ({', '.join(TEXT_COLUMNS)})"
+                    f"{where}: {len(values)} columns and no header; two or three (id, text, speaker) are "
+                    f"read without one, otherwise name a column of audio ({', '.join(AUDIO_COLUMNS)}) "
+                    f"and one of text ({', '.join(TEXT_COLUMNS)})"
                 )
         if len(values) != len(header):
             raise InputError(

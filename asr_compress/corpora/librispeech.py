@@ -1,6 +1,7 @@
-"""LibriSpeech in its own layout: `<split>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt` beside the audio.
+"""LibriSpeech in its own layout: `<split>/<speaker>/<chapter>/*.trans.txt` beside the audio.
 
-Panayotov, Chen, Povey, Khudanpur: "Librispeech: an ASR corpus based on public domain audio books", ICASSP 2015.
+Panayotov, Chen, Povey, Khudanpur: "Librispeech: an ASR corpus based on public domain
+audio books", ICASSP 2015.
 """
 
 from __future__ import annotations

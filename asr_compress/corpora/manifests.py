@@ -76,19 +76,19 @@ def read_manifest(path: str | Path) -> CutSet:
         InputError: not a manifest; a cut that is not valid.
     """
     path = Path(path)
-    cuts = []
-    number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    cuts.append(MonoCut.from_dict(_untyped(json.loads(line))))
+            lines = file.read().splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such manifest; make it with `asr-compress prepare`") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable {SUFFIX} manifest ({error})") from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, AssertionError, ValueError) as error:
-        raise InputError(f"{path}:{number}: not a lhotse MonoCut ({error})") from None
+    cuts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            cuts.append(MonoCut.from_dict(_untyped(json.loads(line))))
+        except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as error:
+            raise InputError(f"{path}:{number}: not a lhotse MonoCut ({error})") from None
     result = CutSet.from_cuts(cuts)
     _check(result, path)
     return result

@@ -15,8 +15,9 @@ from asr_compress.runtime.errors import InputError
 
 Normalizer = Callable[[str], str]
 
-# Everything that people type for an apostrophe: quotation marks, modifier letters, primes, accents standing alone.
+# What people type for an apostrophe: quotation marks, modifier letters, primes, accents standing alone.
 _APOSTROPHES = re.compile("[\u2018\u2019\u201b\u02bc\u02b9\u02bb\u2032\u00b4\u0060\uff07]")
+_PLAIN = re.compile("[A-Z' ]*")
 _LONE_APOSTROPHE = re.compile(r"(?<![A-Z])'+(?![A-Z])")
 _SPOKEN_SYMBOLS = "&%@#"  # punctuation to Unicode, words to a reader
 
@@ -31,6 +32,10 @@ def upper(text: str) -> str:
     Raises:
         InputError: digits, spoken symbols, or letters outside A-Z.
     """
+    return " ".join(_LONE_APOSTROPHE.sub(" ", text if _PLAIN.fullmatch(text) else _fold(text)).split())
+
+
+def _fold(text: str) -> str:
     # The apostrophes first: NFKC would turn a lone acute accent into a space and a combining mark.
     folded = unicodedata.normalize("NFKC", _APOSTROPHES.sub("'", text))
     folded = unicodedata.normalize("NFKD", folded.upper())
@@ -51,7 +56,7 @@ def upper(text: str) -> str:
             f"text {text!r}: {' '.join(sorted(set(refused)))!r} cannot be normalized by 'upper' "
             "(letters A-Z, apostrophes and punctuation only); write numbers and symbols as words"
         )
-    return " ".join(_LONE_APOSTROPHE.sub(" ", "".join(kept)).split())
+    return "".join(kept)
 
 
 def spaces(text: str) -> str:

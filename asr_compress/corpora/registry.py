@@ -32,7 +32,7 @@ def read_corpus(
     seed: int = 0,
     **options: Any,
 ) -> dict[str, CutSet]:
-    """Read a corpus: split name -> cuts (one `MonoCut` an utterance: normalized text, speaker, absolute path).
+    """Read a corpus: split name -> cuts (a `MonoCut` an utterance: normalized text, speaker, absolute path).
 
     Args:
         kind: name of a reader.
