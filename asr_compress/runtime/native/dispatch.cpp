@@ -1,0 +1,59 @@
+// Which instructions this machine has.
+#include <cstring>
+
+#include "kernels.h"
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace asr {
+namespace {
+
+bool has_avx512() {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
+bool has_avx2() {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2");
+#else
+    return false;
+#endif
+}
+
+bool has_neon_dot() {
+#if defined(__aarch64__) && defined(__linux__)
+    return getauxval(AT_HWCAP) & (1ul << 20);  // HWCAP_ASIMDDP
+#elif defined(__aarch64__) && defined(__APPLE__)
+    return true;  // every Apple processor since 2018
+#else
+    return false;
+#endif
+}
+
+}  // namespace
+
+const Kernels* select_kernels(const char* name) {
+    const struct {
+        const char* name;
+        bool runs;
+        const Kernels* kernels;
+    } choices[] = {
+        {"avx512", has_avx512(), avx512_kernels()},
+        {"avx2", has_avx2(), avx2_kernels()},
+        {"neon", has_neon_dot(), neon_kernels()},
+        {"portable", true, portable_kernels()},
+    };
+    for (const auto& choice : choices)
+        if (choice.runs && choice.kernels && (!name || !*name || !strcmp(name, choice.name))) return choice.kernels;
+    return nullptr;
+}
+
+}  // namespace asr

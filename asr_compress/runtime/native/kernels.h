@@ -1,0 +1,119 @@
+// The kernels' view of packed weights and quantized activations, and the table that each instruction set fills.
+//
+// All matrices are (rows, cols) and are multiplied as out = x * transpose(matrix). Rows are cut into strips of 16,
+// one strip filling one vector of 32-bit accumulators; four strips are a panel. Columns are cut into quads of 4, the
+// depth of one 8-bit dot product. A tile is one strip by one quad: 16 x 4 int8, row by row, 64 bytes.
+// Rows and columns that do not fill the last strip, panel or quad are zero.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace asr {
+
+constexpr int kLanes = 16;
+constexpr int kStrips = 4;
+constexpr int kPanelRows = kLanes * kStrips;
+constexpr int kQuad = 4;
+constexpr int kTileBytes = kLanes * kQuad;
+constexpr int kMaxBatch = 16;  // rows of one recurrent product
+
+struct DenseInt8 {
+    int rows, cols, panels, quads;
+    const int8_t* tiles;        // [panels][quads][strips in panel]
+    const float* scales;        // [panels * 64]
+    const int32_t* correction;  // [panels * 64]: what undoes the offset of the activations, see Kernels::code_offset
+};
+
+struct BlockInt8 {
+    int rows, cols, strips;
+    const uint32_t* starts;     // [strips + 1]: a strip's blocks in `quads` and `tiles`
+    const uint16_t* quads;      // column of each block, in quads
+    const int8_t* tiles;        // [blocks]
+    const float* scales;        // [strips * 16]
+    const int32_t* correction;  // [strips * 16]
+};
+
+// As formats/int4.py states: a group's scale is an integer multiplier (uint8) times the row's float scale, so
+// sums stay integers (a group's fits int16) and are scaled once, as int8's are. See NOTE_int4_for_native.md.
+// Two quads share a tile's bytes: the low nibbles are the even quad, the high nibbles the odd one; nibble = code + 8.
+// A weight is code * multiplier of its group * scale of its row. A group has at most 32 columns: its sum fits int16.
+struct GroupInt4 {
+    int rows, cols, panels, octets;
+    int group_octets, groups;    // a multiplier covers this many octets of columns
+    const uint8_t* tiles;        // [panels][octets][strips in panel]
+    const uint8_t* multipliers;  // [panels][groups][64]
+    const float* scales;         // [panels * 64]
+};
+
+// As BlockInt8, but two consecutive blocks share a tile's bytes: low nibbles the first, high nibbles the second;
+// a nibble is a two's complement code. `starts` counts pairs; an odd block is paired with zeros.
+struct BlockInt4 {
+    int rows, cols, strips;
+    const uint32_t* starts;
+    const uint16_t* quads;      // two for each pair
+    const uint8_t* tiles;       // [pairs]
+    const float* scales;        // [strips * 16], already divided by 16: codes are multiplied as code * 16
+    const int32_t* correction;  // [strips * 16]
+};
+
+struct DenseF32 {
+    int rows, cols, panels;
+    const float* tiles;  // [panels][cols][64]
+};
+
+// `count` quantized rows. `packed` is scratch of at least count * stride bytes (rounded up to whole quads).
+struct Codes {
+    int count;
+    const int8_t* codes;  // [count][stride], stride a multiple of 8 that covers the columns
+    size_t stride;
+    const float* scales;  // [count]
+    int8_t* packed;
+    int32_t* sums;  // scratch of count * groups, for GroupInt4 only
+};
+
+// out[n][row] = product + add[n][row]; `add_stride` 0 adds the same vector to every row; `add` may be null.
+struct Output {
+    float* out;
+    size_t stride;
+    const float* add;
+    size_t add_stride;
+    bool backwards;  // visit panels from the last to the first
+};
+
+struct Kernels {
+    const char* name;
+    // int8 kernels take activation codes XOR this: 0x80 turns int8 into uint8 with zero point 128, which vpdpbusd wants.
+    uint8_t code_offset;
+
+    // Quantize one row as arithmetic.quantize_rows (fixed_scale == 0) or quantize_static; pads with zeros to `padded`.
+    void (*quantize)(const float* x, size_t cols, float fixed_scale, uint8_t offset, int8_t* codes, size_t padded,
+                     float* scale);
+    void (*dense_int8)(const DenseInt8&, const Codes&, const Output&);
+    void (*block_int8)(const BlockInt8&, const Codes&, const Output&);
+    void (*group_int4)(const GroupInt4&, const Codes&, const Output&);  // codes without offset
+    void (*block_int4)(const BlockInt4&, const Codes&, const Output&);
+    void (*dense_f32)(const DenseF32&, const float* const* x, int count, const Output&);  // x: pointers to rows
+
+    // gates [4 * hidden] in the order i, f, g, o; c is updated, h written.
+    void (*lstm_cell)(const float* gates, size_t hidden, float* c, float* h);
+    void (*layer_norm)(const float* x, size_t cols, const float* weight, const float* bias, float eps, float* y);
+    void (*normalize)(const float* x, size_t cols, const float* mean, const float* scale, float* y);
+    void (*clamp)(const float* x, size_t count, float low, float high, float* y);
+
+    // For the roofline: read bytes once and sum them; run that many multiply-accumulates on registers.
+    int32_t (*probe_read)(const int8_t* bytes, size_t count);
+    int32_t (*probe_int8)(size_t dots, size_t* macs);
+};
+
+// Null where this build or this machine has not the instructions.
+const Kernels* avx512_kernels();
+const Kernels* avx2_kernels();
+const Kernels* neon_kernels();
+const Kernels* portable_kernels();
+
+// The fastest this machine has, or the one that is named ("avx512", "avx2", "neon", "portable").
+// Null where the name is unknown or the machine has not the instructions.
+const Kernels* select_kernels(const char* name);
+
+}  // namespace asr

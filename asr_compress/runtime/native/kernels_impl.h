@@ -1,0 +1,528 @@
+// Every kernel, written once over the sixteen lanes of a simd_*.h, which must be included first.
+//
+// The order of float operations is that of runtime/arithmetic.py, and each is rounded by itself: files that include
+// this must be compiled with -ffp-contract=off. No inline code of the standard library may be used here: compiled
+// for a special instruction set, it could be the copy that the linker keeps for everyone.
+#pragma once
+
+#include "kernels.h"
+
+namespace {
+
+using namespace asr;
+
+// ---- float functions of arithmetic.py ----------------------------------------------------------------------
+
+constexpr float kExpLimit = 29.0f;
+constexpr float kLog2E = 1.44269504f;
+constexpr float kNearlyZero = 0x1p-100f;
+constexpr float kCodeMax = 127.0f;
+constexpr float kRounder = 12582912.0f;  // 1.5 * 2**23: added and subtracted again, it rounds half to even
+
+inline F exp_of(F x) {
+    F t = mul(min(max(x, splat(-kExpLimit)), splat(kExpLimit)), splat(kLog2E));
+    F shifted = add(t, splat(kRounder));
+    F f = sub(t, sub(shifted, splat(kRounder)));
+    F p = splat(0x1.5bfc8ep-10f);
+    p = add(mul(p, f), splat(0x1.3cee4cp-7f));
+    p = add(mul(p, f), splat(0x1.c6b62ap-5f));
+    p = add(mul(p, f), splat(0x1.ebf9b2p-3f));
+    p = add(mul(p, f), splat(0x1.62e42cp-1f));
+    p = add(mul(p, f), splat(1.0f));
+    return scale_by_power(p, shifted);
+}
+
+inline F negated(F x) { return sub(splat(0.0f), x); }
+
+inline void cell(F i, F f, F g, F o, F& c, F& h) {
+    F one = splat(1.0f);
+    F e_i = exp_of(negated(i)), e_f = exp_of(negated(f)), e_g = exp_of(negated(add(g, g)));
+    F e_o = exp_of(negated(o));
+    F a = mul(add(one, e_i), add(one, e_g));
+    F b = add(one, e_f);
+    c = div(add(mul(c, a), mul(sub(one, e_g), b)), mul(a, b));
+    F e_c = exp_of(negated(add(c, c)));
+    h = div(sub(one, e_c), mul(add(one, e_o), add(one, e_c)));
+}
+
+void lstm_cell(const float* gates, size_t hidden, float* c, float* h) {
+    const float *i = gates, *f = i + hidden, *g = f + hidden, *o = g + hidden;
+    size_t unit = 0;
+    for (; unit + kLanes <= hidden; unit += kLanes) {
+        F state = load(c + unit), output;
+        cell(load(i + unit), load(f + unit), load(g + unit), load(o + unit), state, output);
+        store(c + unit, state);
+        store(h + unit, output);
+    }
+    if (size_t left = hidden - unit) {
+        F state = load_n(c + unit, left), output;
+        cell(load_n(i + unit, left), load_n(f + unit, left), load_n(g + unit, left), load_n(o + unit, left), state,
+             output);
+        store_n(c + unit, state, left);
+        store_n(h + unit, output, left);
+    }
+}
+
+inline float lane_sum(const float* x, size_t cols, bool squares) {
+    F sum = splat(0.0f);
+    for (size_t i = 0; i < cols; i += kLanes) {
+        F value = i + kLanes <= cols ? load(x + i) : load_n(x + i, cols - i);
+        sum = add(sum, squares ? mul(value, value) : value);
+    }
+    float lane[kLanes];
+    store(lane, sum);
+    for (int half = kLanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) lane[l] += lane[l + half];
+    return lane[0];
+}
+
+// y[i] = operation(i-th sixteen of x), the last ones fewer.
+template <class Operation>
+inline void each_sixteen(size_t cols, float* y, Operation operation) {
+    size_t i = 0;
+    for (; i + kLanes <= cols; i += kLanes) store(y + i, operation([&](const float* p) { return load(p + i); }));
+    if (i < cols)
+        store_n(y + i, operation([&](const float* p) { return load_n(p + i, cols - i); }), cols - i);
+}
+
+void layer_norm(const float* x, size_t cols, const float* weight, const float* bias, float eps, float* y) {
+    F mean = splat(lane_sum(x, cols, false) / static_cast<float>(cols));
+    each_sixteen(cols, y, [&](auto at) { return sub(at(x), mean); });
+    float variance = lane_sum(y, cols, true) / static_cast<float>(cols);
+    F inverse = splat(1.0f / __builtin_sqrtf(variance + eps));
+    each_sixteen(cols, y, [&](auto at) { return add(mul(mul(at(y), inverse), at(weight)), at(bias)); });
+}
+
+void normalize(const float* x, size_t cols, const float* mean, const float* scale, float* y) {
+    each_sixteen(cols, y, [&](auto at) { return mul(sub(at(x), at(mean)), at(scale)); });
+}
+
+void clamp(const float* x, size_t count, float low, float high, float* y) {
+    each_sixteen(count, y, [&](auto at) { return min(max(at(x), splat(low)), splat(high)); });
+}
+
+void quantize(const float* x, size_t cols, float fixed_scale, uint8_t offset, int8_t* codes, size_t padded,
+              float* scale) {
+    if (fixed_scale > 0) {
+        *scale = fixed_scale;
+    } else {
+        F largest = splat(0.0f);
+        size_t i = 0;
+        for (; i + kLanes <= cols; i += kLanes) largest = max(largest, abs(load(x + i)));
+        if (i < cols) largest = max(largest, abs(load_n(x + i, cols - i)));
+        float top = reduce_max(largest);
+        *scale = top < kNearlyZero ? 1.0f : top * (1.0f / kCodeMax);
+    }
+    F inverse = splat(1.0f / *scale), low = splat(-kCodeMax), high = splat(kCodeMax);
+    size_t i = 0;
+    for (; i + kLanes <= cols; i += kLanes)
+        store_codes(codes + i, min(max(mul(load(x + i), inverse), low), high), offset);
+    int8_t last[kLanes];
+    store_codes(last, min(max(mul(load_n(x + i, cols - i), inverse), low), high), offset);
+    for (size_t l = 0; i < padded; i++, l++) codes[i] = l < kLanes ? last[l] : static_cast<int8_t>(offset);
+}
+
+// ---- products ------------------------------------------------------------------------------------------------
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+// Where the rows of a strip go: all 16, or the first few of the matrix's last strip.
+inline void finish(F value, const Output& out, int n, int row, int rows) {
+    float* y = out.out + n * out.stride + row;
+    const float* extra = out.add ? out.add + n * out.add_stride + row : nullptr;
+    if (row + kLanes <= rows) {
+        store(y, extra ? add(value, load(extra)) : value);
+    } else if (row < rows) {
+        size_t left = static_cast<size_t>(rows - row);
+        store_n(y, extra ? add(value, load_n(extra, left)) : value, left);
+    }
+}
+
+inline void finish_int8(I sum, float scale, const float* scales, const Output& out, int n, int row, int rows) {
+    finish(mul(to_float(sum), mul(splat(scale), load(scales + row))), out, n, row, rows);
+}
+
+// Rows are multiplied a few at a time, to share each load of a weight. n rows make tiles of nearly equal height.
+inline int tile_height(int first, int count, int most) {
+    int left = count - first, tiles = (left + most - 1) / most;
+    return (left + tiles - 1) / tiles;
+}
+
+// The quads of a tile's rows side by side, so that they are read in order: [quads][height][4].
+inline const int8_t* pack(const Codes& x, int first, int height, size_t quads) {
+    if (height == 1) return x.codes + first * x.stride;
+    int8_t* packed = x.packed + first * quads * kQuad;
+    for (int r = 0; r < height; r++) {
+        const int8_t* row = x.codes + (first + r) * x.stride;
+        for (size_t k = 0; k < quads; k++) __builtin_memcpy(packed + (k * height + r) * kQuad, row + k * kQuad, kQuad);
+    }
+    return packed;
+}
+
+// Where pack() has put a tile.
+inline const int8_t* packed_tile(const Codes& x, int first, int height, size_t quads) {
+    return height == 1 ? x.codes + first * x.stride : x.packed + first * quads * kQuad;
+}
+
+inline void pack_all(const Codes& x, int most, size_t quads) {
+    for (int first = 0, height; first < x.count; first += height) {
+        height = tile_height(first, x.count, most);
+        pack(x, first, height, quads);
+    }
+}
+
+// Calls body.template operator()<height>() for a height known only at run time.
+template <int MOST, class Body>
+inline void with_height(int height, const Body& body) {
+    if constexpr (MOST > 1) {
+        if (height != MOST) return with_height<MOST - 1>(height, body);
+    }
+    body.template run<MOST>();
+}
+
+// Calls visit(p) for every p below count, from either end.
+template <class Visit>
+inline void each(int count, bool backwards, const Visit& visit) {
+    if (backwards)
+        for (int p = count - 1; p >= 0; p--) visit(p);
+    else
+        for (int p = 0; p < count; p++) visit(p);
+}
+
+struct DenseInt8Tile {
+    const DenseInt8& w;
+    const Codes& x;
+    const Output& out;
+    int panel, strip, first;
+
+    template <int ROWS>
+    void run() const {
+        constexpr int chains = ROWS * kDenseStrips < 8 ? 2 : 1;  // a single row needs two sums to hide latency
+        const int8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.quads * kStrips + strip) * kTileBytes;
+        const int8_t* quad = packed_tile(x, first, ROWS, w.quads);
+        int row = panel * kPanelRows + strip * kLanes;
+        I sum[chains][ROWS][kDenseStrips];
+        UNROLL for (int s = 0; s < kDenseStrips; s++) {
+            I start = load_i(w.correction + row + s * kLanes);
+            UNROLL for (int r = 0; r < ROWS; r++) {
+                sum[0][r][s] = start;
+                if constexpr (chains > 1) sum[1][r][s] = splat_i(0);
+            }
+        }
+        int k = 0;
+        for (; k + chains <= w.quads; k += chains) {
+            UNROLL for (int chain = 0; chain < chains; chain++) {
+                if constexpr (ROWS == 1) prefetch(tile);
+                step<ROWS>(sum[chain], quad, tile);
+                quad += ROWS * kQuad;
+                tile += kStrips * kTileBytes;
+            }
+        }
+        if (chains > 1 && k < w.quads) step<ROWS>(sum[0], quad, tile);
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            UNROLL for (int s = 0; s < kDenseStrips; s++) {
+                I total = chains > 1 ? add_i(sum[0][r][s], sum[chains - 1][r][s]) : sum[0][r][s];
+                finish_int8(total, x.scales[first + r], w.scales, out, first + r, row + s * kLanes, w.rows);
+            }
+        }
+    }
+
+    static inline void prefetch(const int8_t* tile) {
+        constexpr int ahead = 2048;  // bytes; the weights of a large map come from the third-level cache
+        UNROLL for (int s = 0; s < kDenseStrips; s++) __builtin_prefetch(tile + ahead + s * kTileBytes);
+    }
+
+    template <int ROWS>
+    static inline __attribute__((always_inline)) void step(I (&sum)[ROWS][kDenseStrips], const int8_t* quad,
+                                                           const int8_t* tile) {
+        Tile weights[kDenseStrips];
+        UNROLL for (int s = 0; s < kDenseStrips; s++) weights[s] = load_tile(tile + s * kTileBytes);
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            Quad activations = load_quad(quad + r * kQuad);
+            UNROLL for (int s = 0; s < kDenseStrips; s++) sum[r][s] = dot(sum[r][s], activations, weights[s]);
+        }
+    }
+};
+
+void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
+    pack_all(x, kDenseRows, w.quads);
+    each(w.panels, out.backwards, [&](int panel) {
+        for (int strip = 0; strip < kStrips; strip += kDenseStrips)
+            for (int first = 0, height; first < x.count; first += height) {
+                height = tile_height(first, x.count, kDenseRows);
+                with_height<kDenseRows>(height, DenseInt8Tile{w, x, out, panel, strip, first});
+            }
+    });
+}
+
+struct BlockInt8Tile {
+    const BlockInt8& w;
+    const Codes& x;
+    const Output& out;
+    int strip, first;
+    size_t quads;
+
+    template <int ROWS>
+    void run() const {
+        constexpr int chains = ROWS == 1 ? kBlockChains : 1;
+        const int8_t* packed = packed_tile(x, first, ROWS, quads);
+        I sum[chains][ROWS];
+        I start = load_i(w.correction + strip * kLanes);
+        UNROLL for (int chain = 0; chain < chains; chain++) {
+            UNROLL for (int r = 0; r < ROWS; r++) sum[chain][r] = chain == 0 ? start : splat_i(0);
+        }
+        const uint16_t* quad = w.quads + w.starts[strip];
+        const uint16_t* end = w.quads + w.starts[strip + 1];
+        const int8_t* tile = w.tiles + static_cast<size_t>(w.starts[strip]) * kTileBytes;
+        for (; quad + chains <= end; quad += chains, tile += chains * kTileBytes) {
+            UNROLL for (int chain = 0; chain < chains; chain++)
+                step<ROWS>(sum[chain], packed + static_cast<size_t>(quad[chain]) * (ROWS * kQuad),
+                           tile + chain * kTileBytes);
+        }
+        for (; quad < end; quad++, tile += kTileBytes)
+            step<ROWS>(sum[0], packed + static_cast<size_t>(*quad) * (ROWS * kQuad), tile);
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            I total = sum[0][r];
+            UNROLL for (int chain = 1; chain < chains; chain++) total = add_i(total, sum[chain][r]);
+            finish_int8(total, x.scales[first + r], w.scales, out, first + r, strip * kLanes, w.rows);
+        }
+    }
+
+    template <int ROWS>
+    static inline __attribute__((always_inline)) void step(I (&sum)[ROWS], const int8_t* quad, const int8_t* tile) {
+        Tile weights = load_tile(tile);
+        UNROLL for (int r = 0; r < ROWS; r++) sum[r] = dot(sum[r], load_quad(quad + r * kQuad), weights);
+    }
+};
+
+void block_int8(const BlockInt8& w, const Codes& x, const Output& out) {
+    size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
+    pack_all(x, kBlockRows, quads);
+    each(w.strips, out.backwards, [&](int strip) {
+        for (int first = 0, height; first < x.count; first += height) {
+            height = tile_height(first, x.count, kBlockRows);
+            with_height<kBlockRows>(height, BlockInt8Tile{w, x, out, strip, first, quads});
+        }
+    });
+}
+
+struct BlockInt4Tile {
+    const BlockInt4& w;
+    const Codes& x;
+    const Output& out;
+    int strip, first;
+    size_t quads;
+
+    template <int ROWS>
+    void run() const {
+        constexpr int chains = ROWS == 1 ? 2 : 1;
+        const int8_t* packed = packed_tile(x, first, ROWS, quads);
+        I sum[chains][ROWS];
+        I start = load_i(w.correction + strip * kLanes);
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            sum[0][r] = start;
+            if constexpr (chains > 1) sum[1][r] = splat_i(0);
+        }
+        for (uint32_t pair = w.starts[strip]; pair < w.starts[strip + 1]; pair++) {
+            Tile both = load_tile(w.tiles + static_cast<size_t>(pair) * kTileBytes);
+            Tile low = low_nibbles_x16(both), high = high_nibbles_x16(both);
+            const int8_t* even = packed + static_cast<size_t>(w.quads[2 * pair]) * (ROWS * kQuad);
+            const int8_t* odd = packed + static_cast<size_t>(w.quads[2 * pair + 1]) * (ROWS * kQuad);
+            UNROLL for (int r = 0; r < ROWS; r++) {
+                sum[0][r] = dot(sum[0][r], load_quad(even + r * kQuad), low);
+                sum[chains - 1][r] = dot(sum[chains - 1][r], load_quad(odd + r * kQuad), high);
+            }
+        }
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            I total = chains > 1 ? add_i(sum[0][r], sum[chains - 1][r]) : sum[0][r];
+            finish_int8(total, x.scales[first + r], w.scales, out, first + r, strip * kLanes, w.rows);
+        }
+    }
+};
+
+void block_int4(const BlockInt4& w, const Codes& x, const Output& out) {
+    size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
+    pack_all(x, kBlockRows, quads);
+    each(w.strips, out.backwards, [&](int strip) {
+        for (int first = 0, height; first < x.count; first += height) {
+            height = tile_height(first, x.count, kBlockRows);
+            with_height<kBlockRows>(height, BlockInt4Tile{w, x, out, strip, first, quads});
+        }
+    });
+}
+
+// One row runs down four strips at once, whose sums hide the latency; several rows share one strip's unpacking.
+template <int ROWS>
+constexpr int kInt4Strips = ROWS == 1 ? kDenseStrips : 1;
+
+struct GroupInt4Tile {
+    const GroupInt4& w;
+    const Codes& x;
+    const Output& out;
+    int panel, strip, first;
+
+    template <int ROWS>
+    void run() const {
+        constexpr int strips = kInt4Strips<ROWS>;
+        size_t quads = static_cast<size_t>(w.octets) * 2;
+        const uint8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.octets * kStrips + strip) * kTileBytes;
+        const uint8_t* multipliers = w.multipliers + (static_cast<size_t>(panel) * w.groups * kStrips + strip) * kLanes;
+        const int8_t* quad = packed_tile(x, first, ROWS, quads);
+        I total[ROWS][strips];
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            UNROLL for (int s = 0; s < strips; s++) total[r][s] = splat_i(0);
+        }
+        for (int group = 0; group < w.groups; group++, multipliers += kPanelRows) {
+            I sum[ROWS][strips];
+            UNROLL for (int r = 0; r < ROWS; r++) {
+                I start = splat_i(x.sums[static_cast<size_t>(first + r) * w.groups + group]);
+                UNROLL for (int s = 0; s < strips; s++) sum[r][s] = start;
+            }
+            int left = w.octets - group * w.group_octets;
+            for (int k = left < w.group_octets ? left : w.group_octets; k > 0; k--) {
+                if constexpr (ROWS == 1) DenseInt8Tile::prefetch(reinterpret_cast<const int8_t*>(tile));
+                step<ROWS>(sum, quad, tile);
+                quad += 2 * ROWS * kQuad;
+                tile += kStrips * kTileBytes;
+            }
+            UNROLL for (int s = 0; s < strips; s++) {
+                Multipliers factor = load_multipliers(multipliers + s * kLanes);
+                UNROLL for (int r = 0; r < ROWS; r++) total[r][s] = add_scaled(total[r][s], sum[r][s], factor);
+            }
+        }
+        int row = panel * kPanelRows + strip * kLanes;
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            UNROLL for (int s = 0; s < strips; s++)
+                finish_int8(total[r][s], x.scales[first + r], w.scales, out, first + r, row + s * kLanes, w.rows);
+        }
+    }
+
+    template <int ROWS>
+    static inline __attribute__((always_inline)) void step(I (&sum)[ROWS][kInt4Strips<ROWS>], const int8_t* quad,
+                                                           const uint8_t* tile) {
+        UNROLL for (int s = 0; s < kInt4Strips<ROWS>; s++) {
+            Tile both = load_tile(tile + s * kTileBytes);
+            Tile low = low_nibbles(both), high = high_nibbles(both);
+            UNROLL for (int r = 0; r < ROWS; r++)
+                sum[r][s] = dot_unsigned(sum[r][s], load_quad(quad + r * kQuad), low);
+            UNROLL for (int r = 0; r < ROWS; r++)
+                sum[r][s] = dot_unsigned(sum[r][s], load_quad(quad + (ROWS + r) * kQuad), high);
+        }
+    }
+};
+
+// What the 8 in nibble = code + 8 would add to the sum of each group, negated.
+inline void sum_groups(const GroupInt4& w, const Codes& x) {
+    size_t group_cols = static_cast<size_t>(w.group_octets) * 8, cols = static_cast<size_t>(w.octets) * 8;
+    for (int n = 0; n < x.count; n++) {
+        const int8_t* codes = x.codes + n * x.stride;
+        int32_t* sums = x.sums + static_cast<size_t>(n) * w.groups;
+        for (size_t start = 0; start < cols; start += group_cols) {
+            size_t end = start + group_cols < cols ? start + group_cols : cols;
+            int32_t sum = 0;
+            for (size_t k = start; k < end; k++) sum += codes[k];
+            *sums++ = -8 * sum;
+        }
+    }
+}
+
+void group_int4(const GroupInt4& w, const Codes& x, const Output& out) {
+    sum_groups(w, x);
+    pack_all(x, kBlockRows, static_cast<size_t>(w.octets) * 2);
+    each(w.panels, out.backwards, [&](int panel) {
+        int strips = x.count == 1 ? kDenseStrips : 1;
+        for (int strip = 0; strip < kStrips; strip += strips)
+            for (int first = 0, height; first < x.count; first += height) {
+                // More than one row never leaves a tile of height one, see tile_height.
+                height = tile_height(first, x.count, kBlockRows);
+                with_height<kBlockRows>(height, GroupInt4Tile{w, x, out, panel, strip, first});
+            }
+    });
+}
+
+struct DenseF32Tile {
+    const DenseF32& w;
+    const float* const* x;
+    const Output& out;
+    int panel, strip, first;
+
+    template <int ROWS>
+    void run() const {
+        const float* tile = w.tiles + (static_cast<size_t>(panel) * w.cols * kStrips + strip) * kLanes;
+        const float* rows[ROWS];
+        UNROLL for (int r = 0; r < ROWS; r++) rows[r] = x[first + r];
+        F sum[ROWS][kDenseStrips];
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            UNROLL for (int s = 0; s < kDenseStrips; s++) sum[r][s] = splat(0.0f);
+        }
+        for (int k = 0; k < w.cols; k++, tile += kPanelRows) {
+            F weights[kDenseStrips];
+            UNROLL for (int s = 0; s < kDenseStrips; s++) weights[s] = load(tile + s * kLanes);
+            UNROLL for (int r = 0; r < ROWS; r++) {
+                F value = splat(rows[r][k]);
+                UNROLL for (int s = 0; s < kDenseStrips; s++)
+                    sum[r][s] = add(sum[r][s], mul(value, weights[s]));
+            }
+        }
+        int row = panel * kPanelRows + strip * kLanes;
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            UNROLL for (int s = 0; s < kDenseStrips; s++)
+                finish(sum[r][s], out, first + r, row + s * kLanes, w.rows);
+        }
+    }
+};
+
+void dense_f32(const DenseF32& w, const float* const* x, int count, const Output& out) {
+    each(w.panels, out.backwards, [&](int panel) {
+        for (int strip = 0; strip < kStrips; strip += kDenseStrips)
+            for (int first = 0, height; first < count; first += height) {
+                height = tile_height(first, count, kDenseRows);
+                with_height<kDenseRows>(height, DenseF32Tile{w, x, out, panel, strip, first});
+            }
+    });
+}
+
+// ---- probes of the machine -----------------------------------------------------------------------------------
+
+int32_t lane_total(I a) {
+    int32_t lane[kLanes], total = 0;
+    __builtin_memcpy(lane, &a, sizeof lane);
+    for (int32_t value : lane) total = static_cast<int32_t>(static_cast<uint32_t>(total) + static_cast<uint32_t>(value));
+    return total;
+}
+
+int32_t probe_read(const int8_t* bytes, size_t count) {
+    I sum[4];
+    UNROLL for (int s = 0; s < 4; s++) sum[s] = splat_i(0);
+    for (size_t i = 0; i + 4 * kTileBytes <= count; i += 4 * kTileBytes) {
+        UNROLL for (int s = 0; s < 4; s++)
+            sum[s] = add_i(sum[s], load_i(reinterpret_cast<const int32_t*>(bytes + i + s * kTileBytes)));
+    }
+    return lane_total(add_i(add_i(sum[0], sum[1]), add_i(sum[2], sum[3])));
+}
+
+int32_t probe_int8(size_t dots, size_t* macs) {
+    constexpr int chains = kDenseRows * kDenseStrips;
+    alignas(64) int8_t bytes[kTileBytes];
+    for (int i = 0; i < kTileBytes; i++) bytes[i] = static_cast<int8_t>(i - 32);
+    Tile weights = load_tile(bytes);
+    Quad activations = load_quad(bytes);
+    I sum[chains];
+    UNROLL for (int s = 0; s < chains; s++) sum[s] = splat_i(s);
+    size_t rounds = dots / chains;
+    for (size_t i = 0; i < rounds; i++) {
+        asm volatile("" : : : "memory");
+        UNROLL for (int s = 0; s < chains; s++) sum[s] = dot(sum[s], activations, weights);
+    }
+    I total = sum[0];
+    UNROLL for (int s = 1; s < chains; s++) total = add_i(total, sum[s]);
+    *macs = rounds * chains * kTileBytes;
+    return lane_total(total);
+}
+
+constexpr Kernels table(const char* name) {
+    return {name,       kCodeOffset, quantize,   dense_int8, block_int8, group_int4, block_int4, dense_f32,
+            lstm_cell,  layer_norm,  normalize,  clamp,      probe_read, probe_int8};
+}
+
+}  // namespace

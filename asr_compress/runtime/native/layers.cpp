@@ -1,0 +1,220 @@
+#include "layers.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace asr {
+namespace {
+
+constexpr size_t kRows = 64;  // rows of one non-recurrent product: their codes stay in the second-level cache
+
+void expect_same(const char* what, size_t got, size_t wanted) {
+    if (got != wanted)
+        throw std::invalid_argument(std::string(what) + " has " + std::to_string(got) + " elements; it must have " +
+                                    std::to_string(wanted));
+}
+
+// Layers that treat every frame by itself.
+class FrameLayer : public Layer {
+public:
+    using Layer::Layer;
+    void run(const Kernels& kernels, int, const Utterances& u, size_t from, size_t to, float* const*,
+             Scratch& scratch) const override {
+        for (int i = 0; i < u.count; i++) {
+            size_t end = std::min(to, u.out_length[i]);
+            if (from < end)
+                frames(kernels, u.in[i] + (from - u.in_first) * inputs, end - from,
+                       u.out[i] + (from - u.out_first) * outputs, scratch);
+        }
+    }
+
+private:
+    virtual void frames(const Kernels&, const float* in, size_t count, float* out, Scratch&) const = 0;
+};
+
+class NormalizeLayer final : public FrameLayer {
+public:
+    NormalizeLayer(std::vector<float> mean, std::vector<float> scale)
+        : FrameLayer(mean.size(), mean.size()), mean_(std::move(mean)), scale_(std::move(scale)) {
+        expect_same("scale", scale_.size(), mean_.size());
+    }
+
+private:
+    void frames(const Kernels& kernels, const float* in, size_t count, float* out, Scratch&) const override {
+        for (size_t i = 0; i < count; i++)
+            kernels.normalize(in + i * inputs, inputs, mean_.data(), scale_.data(), out + i * inputs);
+    }
+    std::vector<float> mean_, scale_;
+};
+
+class LayerNormLayer final : public FrameLayer {
+public:
+    LayerNormLayer(std::vector<float> weight, std::vector<float> bias, float eps)
+        : FrameLayer(weight.size(), weight.size()), weight_(std::move(weight)), bias_(std::move(bias)), eps_(eps) {
+        expect_same("bias", bias_.size(), weight_.size());
+        if (!(eps > 0)) throw std::invalid_argument("eps must be positive");
+    }
+
+private:
+    void frames(const Kernels& kernels, const float* in, size_t count, float* out, Scratch&) const override {
+        for (size_t i = 0; i < count; i++)
+            kernels.layer_norm(in + i * inputs, inputs, weight_.data(), bias_.data(), eps_, out + i * inputs);
+    }
+    std::vector<float> weight_, bias_;
+    float eps_;
+};
+
+class ClampLayer final : public FrameLayer {
+public:
+    ClampLayer(size_t features, float low, float high) : FrameLayer(features, features), low_(low), high_(high) {}
+
+private:
+    void frames(const Kernels& kernels, const float* in, size_t count, float* out, Scratch&) const override {
+        kernels.clamp(in, count * inputs, low_, high_, out);
+    }
+    float low_, high_;
+};
+
+// A map and a bias over contiguous rows, a few at a time.
+void affine(const Kernels& kernels, const Map& map, const std::vector<float>& bias, const float* in, size_t count,
+            float* out, bool backwards, Scratch& scratch) {
+    size_t cols = static_cast<size_t>(map.cols), rows = static_cast<size_t>(map.rows);
+    const float* pointers[kRows];
+    for (size_t start = 0; start < count; start += kRows) {
+        size_t n = std::min(kRows, count - start);
+        for (size_t i = 0; i < n; i++) pointers[i] = in + (start + i) * cols;
+        map.product(kernels, pointers, static_cast<int>(n), Output{out + start * rows, rows, bias.data(), 0, backwards},
+                    scratch);
+    }
+}
+
+class LinearLayer final : public FrameLayer {
+public:
+    LinearLayer(std::unique_ptr<Map> map, std::vector<float> bias)
+        : FrameLayer(static_cast<size_t>(map->cols), static_cast<size_t>(map->rows)), map_(std::move(map)),
+          bias_(std::move(bias)) {
+        expect_same("bias", bias_.size(), outputs);
+    }
+    size_t scratch_bytes() const override { return map_->scratch_bytes(kRows); }
+
+private:
+    void frames(const Kernels& kernels, const float* in, size_t count, float* out, Scratch& scratch) const override {
+        affine(kernels, *map_, bias_, in, count, out, false, scratch);
+    }
+    std::unique_ptr<Map> map_;
+    std::vector<float> bias_;
+};
+
+class FrameStackLayer final : public Layer {
+public:
+    FrameStackLayer(size_t features, size_t stack, size_t stride)
+        : Layer(features, product_of(features, stack)), stack_(stack), stride_(stride) {
+        if (!stack || !stride) throw std::invalid_argument("stack and stride must be 1 or more");
+    }
+    size_t stride() const override { return stride_; }
+    size_t span() const override { return stack_; }
+
+    void run(const Kernels&, int, const Utterances& u, size_t from, size_t to, float* const*, Scratch&) const override {
+        for (int i = 0; i < u.count; i++) {
+            for (size_t t = from; t < std::min(to, u.out_length[i]); t++) {
+                float* out = u.out[i] + (t - u.out_first) * outputs;
+                size_t first = t * stride_;
+                size_t real = first < u.in_length[i] ? std::min(stack_, u.in_length[i] - first) : 0;
+                if (real) std::copy_n(u.in[i] + (first - u.in_first) * inputs, real * inputs, out);
+                std::fill(out + real * inputs, out + outputs, 0.0f);
+            }
+        }
+    }
+
+private:
+    size_t stack_, stride_;
+};
+
+class ConvLayer final : public Layer {
+public:
+    ConvLayer(std::unique_ptr<Map> map, std::vector<float> bias, const ConvShape& s)
+        : Layer(product_of(s.bins, s.in_channels), product_of(out_bins(s), static_cast<size_t>(map->rows))),
+          map_(std::move(map)), bias_(std::move(bias)), s_(s) {
+        for (size_t size : {s.kernel_time, s.kernel_bins, s.stride_time, s.stride_bins, s.dilation_time,
+                            s.dilation_bins, s.in_channels, s.bins})
+            if (size < 1 || size > (1u << 20)) throw std::invalid_argument("a size of the convolution is out of range");
+        size_t patch = product_of(product_of(s.kernel_time, s.kernel_bins), s.in_channels);
+        expect_same("a patch", patch, static_cast<size_t>(map_->cols));
+        expect_same("bias", bias_.size(), static_cast<size_t>(map_->rows));
+    }
+    size_t stride() const override { return s_.stride_time; }
+    size_t before() const override { return s_.dilation_time * (s_.kernel_time - 1) / 2; }
+    size_t span() const override { return s_.dilation_time * (s_.kernel_time - 1) + 1; }
+    size_t scratch_bytes() const override {
+        return scratch_for<float>(product_of(kRows, static_cast<size_t>(map_->cols))) + map_->scratch_bytes(kRows);
+    }
+
+    void run(const Kernels& kernels, int, const Utterances& u, size_t from, size_t to, float* const*,
+             Scratch& scratch) const override {
+        Scratch::Frame frame(scratch);
+        size_t cols = static_cast<size_t>(map_->cols), rows = static_cast<size_t>(map_->rows), bins = out_bins(s_);
+        float* patches = scratch.take<float>(kRows * cols);
+        for (int i = 0; i < u.count; i++) {
+            size_t end = std::min(to, u.out_length[i]);
+            if (from >= end) continue;
+            float* out = u.out[i] + (from - u.out_first) * outputs;
+            size_t total = (end - from) * bins;
+            for (size_t start = 0; start < total; start += kRows) {
+                size_t n = std::min(kRows, total - start);
+                for (size_t p = 0; p < n; p++)
+                    patch(u, i, from + (start + p) / bins, (start + p) % bins, patches + p * cols);
+                affine(kernels, *map_, bias_, patches, n, out + start * rows, false, scratch);
+            }
+        }
+    }
+
+private:
+    static size_t out_bins(const ConvShape& s) { return s.stride_bins ? (s.bins + s.stride_bins - 1) / s.stride_bins : 0; }
+
+    // The inputs of one output position: (kernel_time, kernel_bins, in_channels), zeros outside of the utterance.
+    void patch(const Utterances& u, int i, size_t t, size_t bin, float* to) const {
+        for (size_t kt = 0; kt < s_.kernel_time; kt++) {
+            size_t time = t * s_.stride_time + kt * s_.dilation_time;  // shifted by the padding
+            bool inside = time >= before() && time - before() < u.in_length[i];
+            const float* from = inside ? u.in[i] + (time - before() - u.in_first) * inputs : nullptr;
+            size_t padding = s_.dilation_bins * (s_.kernel_bins - 1) / 2;
+            for (size_t kf = 0; kf < s_.kernel_bins; kf++, to += s_.in_channels) {
+                size_t f = bin * s_.stride_bins + kf * s_.dilation_bins;
+                if (inside && f >= padding && f - padding < s_.bins)
+                    std::copy_n(from + (f - padding) * s_.in_channels, s_.in_channels, to);
+                else
+                    std::fill_n(to, s_.in_channels, 0.0f);
+            }
+        }
+    }
+
+    std::unique_ptr<Map> map_;
+    std::vector<float> bias_;
+    ConvShape s_;
+};
+
+}  // namespace
+
+std::unique_ptr<Layer> normalize_layer(std::vector<float> mean, std::vector<float> scale) {
+    return std::make_unique<NormalizeLayer>(std::move(mean), std::move(scale));
+}
+std::unique_ptr<Layer> layer_norm_layer(std::vector<float> weight, std::vector<float> bias, float eps) {
+    return std::make_unique<LayerNormLayer>(std::move(weight), std::move(bias), eps);
+}
+std::unique_ptr<Layer> clamp_layer(size_t features, float low, float high) {
+    return std::make_unique<ClampLayer>(features, low, high);
+}
+std::unique_ptr<Layer> linear_layer(std::unique_ptr<Map> map, std::vector<float> bias) {
+    return std::make_unique<LinearLayer>(std::move(map), std::move(bias));
+}
+std::unique_ptr<Layer> frame_stack_layer(size_t features, size_t stack, size_t stride) {
+    return std::make_unique<FrameStackLayer>(features, stack, stride);
+}
+std::unique_ptr<Layer> conv_layer(std::unique_ptr<Map> map, std::vector<float> bias, const ConvShape& shape) {
+    return std::make_unique<ConvLayer>(std::move(map), std::move(bias), shape);
+}
+
+}  // namespace asr

@@ -1,0 +1,195 @@
+// LSTM layers: the input product batched over time, then the recurrence step by step over all utterances at once.
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "layers.h"
+
+namespace asr {
+namespace {
+
+// Rows of one batched input product. More of them share each load of the weights; fewer keep the gates they
+// produce in the second-level cache until the recurrence reads them.
+constexpr size_t kInputRows = 48;
+
+class LSTMDirection {
+public:
+    explicit LSTMDirection(Direction direction) : d_(std::move(direction)) {
+        live_ = d_.bias.size();
+        size_t rows = live_ + d_.constant_rows.size();
+        if (rows % 4 || d_.constant_values.size() != d_.constant_rows.size())
+            throw std::invalid_argument("computed and constant gate rows do not make four equal gates");
+        hidden_ = rows / 4;
+        expect(d_.input_map->rows, live_, "rows of the input map");
+        expect(d_.recurrent_map->rows, live_, "rows of the recurrent map");
+        if (d_.projection) expect(d_.projection->cols, hidden_, "columns of the projection");
+        outputs_ = d_.projection ? static_cast<size_t>(d_.projection->rows) : hidden_;
+        expect(d_.recurrent_map->cols, outputs_, "columns of the recurrent map");
+        plan_constants(rows);
+    }
+
+    size_t inputs() const { return static_cast<size_t>(d_.input_map->cols); }
+    size_t outputs() const { return outputs_; }
+    bool reverse() const { return d_.reverse; }
+    size_t state_size() const { return outputs_ + hidden_; }  // h, then c
+
+    size_t scratch_bytes() const {
+        constexpr int batch = kMaxBatch, rows = kInputRows + kMaxBatch;
+        size_t total = scratch_for<float>(rows * live_) + scratch_for<float>(batch * live_);
+        total += scratch_for<float>(batch * hidden_) + scratch_for<float>(batch * outputs_);
+        total += scratch_for<float>(4 * hidden_);
+        size_t products = std::max(d_.input_map->scratch_bytes(rows), d_.recurrent_map->scratch_bytes(batch));
+        return total + (d_.projection ? std::max(products, d_.projection->scratch_bytes(batch)) : products);
+    }
+
+    // Steps [from, to). Output frame t goes to out[u] + (t - out_first) * out_stride.
+    void run(const Kernels& kernels, const Utterances& u, size_t out_stride, size_t from, size_t to,
+             float* const* state, Scratch& scratch) const {
+        Scratch::Frame frame(scratch);
+        Work work;
+        work.inputs = scratch.take<float>((kInputRows + kMaxBatch) * live_);
+        work.gates = scratch.take<float>(kMaxBatch * live_);
+        work.hidden = scratch.take<float>(kMaxBatch * hidden_);
+        work.projected = scratch.take<float>(kMaxBatch * outputs_);
+        work.all_gates = scratch.take<float>(4 * hidden_);
+        for (const Run& run : constant_runs_)
+            std::copy_n(d_.constant_values.data() + run.from, run.count, work.all_gates + run.to);
+        for (size_t step = from; step < to;) {
+            size_t active = active_at(u, step);
+            if (active == 0) break;
+            size_t end = step, rows = 0;
+            const float* pointers[kInputRows + kMaxBatch];
+            for (size_t n = active; end < to && n > 0 && rows + n <= kInputRows + kMaxBatch && rows < kInputRows;
+                 end++, n = active_at(u, end))
+                for (size_t i = 0; i < n; i++)
+                    pointers[rows++] = u.in[i] + (frame_of(u, i, end) - u.in_first) * inputs();
+            d_.input_map->product(kernels, pointers, static_cast<int>(rows),
+                                  Output{work.inputs, live_, d_.bias.data(), 0, false}, scratch);
+            const float* inputs = work.inputs;
+            for (; step < end; step++) {
+                size_t n = active_at(u, step);
+                advance(kernels, u, out_stride, step, n, inputs, state, work, scratch);
+                inputs += n * live_;
+            }
+        }
+    }
+
+private:
+    struct Work {
+        float *inputs, *gates, *hidden, *projected, *all_gates;
+    };
+    struct Run {
+        size_t from, to, count;
+    };
+
+    static void expect(int got, size_t wanted, const char* what) {
+        if (static_cast<size_t>(got) != wanted)
+            throw std::invalid_argument(std::string("the ") + what + " are " + std::to_string(got) + "; they must be " +
+                                        std::to_string(wanted));
+    }
+
+    // Which runs of computed rows and of constants make up the 4H gates.
+    void plan_constants(size_t rows) {
+        size_t next = 0;  // constant
+        for (size_t row = 0, live = 0; row < rows;) {
+            bool constant = next < d_.constant_rows.size() && d_.constant_rows[next] == row;
+            auto& runs = constant ? constant_runs_ : live_runs_;
+            size_t& from = constant ? next : live;
+            if (runs.empty() || runs.back().to + runs.back().count != row) runs.push_back({from, row, 0});
+            runs.back().count++;
+            from++;
+            row++;
+        }
+        if (next != d_.constant_rows.size())
+            throw std::invalid_argument("constant gate rows must ascend, without repeats, within the layer's rows");
+    }
+
+    static size_t active_at(const Utterances& u, size_t step) {
+        size_t n = static_cast<size_t>(u.count);
+        while (n > 0 && u.out_length[n - 1] <= step) n--;
+        return n;
+    }
+    size_t frame_of(const Utterances& u, size_t i, size_t step) const {
+        return d_.reverse ? u.out_length[i] - 1 - step : step;
+    }
+
+    // One step of the first n utterances.
+    void advance(const Kernels& kernels, const Utterances& u, size_t out_stride, size_t step, size_t n,
+                 const float* inputs, float* const* state, const Work& work, Scratch& scratch) const {
+        // Every second step visits the weights from the other end: what the step before read last is still in the
+        // nearer caches, even where the whole map does not fit them.
+        bool backwards = step % 2;
+        const float* rows[kMaxBatch];
+        for (size_t i = 0; i < n; i++) rows[i] = state[i];
+        d_.recurrent_map->product(kernels, rows, static_cast<int>(n),
+                                  Output{work.gates, live_, inputs, live_, backwards}, scratch);
+        for (size_t i = 0; i < n; i++) {
+            const float* gates = work.gates + i * live_;
+            if (!constant_runs_.empty()) {
+                for (const Run& run : live_runs_) std::copy_n(gates + run.from, run.count, work.all_gates + run.to);
+                gates = work.all_gates;
+            }
+            float* h = d_.projection ? work.hidden + i * hidden_ : state[i];
+            kernels.lstm_cell(gates, hidden_, state[i] + outputs_, h);
+            rows[i] = h;
+        }
+        if (d_.projection) {
+            d_.projection->product(kernels, rows, static_cast<int>(n),
+                                   Output{work.projected, outputs_, nullptr, 0, backwards}, scratch);
+            for (size_t i = 0; i < n; i++) std::copy_n(work.projected + i * outputs_, outputs_, state[i]);
+        }
+        for (size_t i = 0; i < n; i++)
+            std::copy_n(state[i], outputs_, u.out[i] + (frame_of(u, i, step) - u.out_first) * out_stride);
+    }
+
+    Direction d_;
+    size_t live_, hidden_, outputs_;
+    std::vector<Run> live_runs_, constant_runs_;
+};
+
+class LSTMLayer final : public Layer {
+public:
+    explicit LSTMLayer(std::vector<LSTMDirection> directions)
+        : Layer(directions.at(0).inputs(), total_outputs(directions)), directions_(std::move(directions)) {
+        for (const LSTMDirection& d : directions_)
+            if (d.inputs() != inputs) throw std::invalid_argument("the two directions take different inputs");
+    }
+    int directions() const override { return static_cast<int>(directions_.size()); }
+    bool reverse(int direction) const override { return at(direction).reverse(); }
+    size_t state_size(int direction) const override { return at(direction).state_size(); }
+    size_t scratch_bytes() const override {
+        size_t most = 0;
+        for (const LSTMDirection& d : directions_) most = std::max(most, d.scratch_bytes());
+        return most;
+    }
+
+    void run(const Kernels& kernels, int direction, const Utterances& u, size_t from, size_t to, float* const* state,
+             Scratch& scratch) const override {
+        float* out[kMaxBatch];
+        size_t offset = direction == 0 ? 0 : at(0).outputs();
+        for (int i = 0; i < u.count; i++) out[i] = u.out[i] + offset;
+        Utterances part = u;
+        part.out = out;
+        at(direction).run(kernels, part, outputs, from, to, state, scratch);
+    }
+
+private:
+    static size_t total_outputs(const std::vector<LSTMDirection>& directions) {
+        size_t total = 0;
+        for (const LSTMDirection& d : directions) total += d.outputs();
+        return total;
+    }
+    const LSTMDirection& at(int direction) const { return directions_[static_cast<size_t>(direction)]; }
+    std::vector<LSTMDirection> directions_;
+};
+
+}  // namespace
+
+std::unique_ptr<Layer> lstm_layer(std::vector<Direction> directions) {
+    std::vector<LSTMDirection> built;
+    for (Direction& direction : directions) built.emplace_back(std::move(direction));
+    return std::make_unique<LSTMLayer>(std::move(built));
+}
+
+}  // namespace asr

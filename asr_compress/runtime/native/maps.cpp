@@ -1,0 +1,286 @@
+#include "maps.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace asr {
+namespace {
+
+int ceil_div(int a, int b) { return a / b + (a % b != 0); }
+
+void expect(const char* what, size_t got, size_t wanted) {
+    if (got != wanted)
+        throw std::invalid_argument(std::string(what) + " has " + std::to_string(got) + " elements; it must have " +
+                                    std::to_string(wanted));
+}
+
+void expect_shape(int rows, int cols) {
+    // Beyond this, sums of int8 products could leave int32.
+    constexpr int most = 1 << 17;
+    if (rows < 0 || cols < 0 || rows > (1 << 24) || cols >= most)
+        throw std::invalid_argument("a map of " + std::to_string(rows) + " x " + std::to_string(cols) +
+                                    " is too large for the kernels");
+}
+
+void expect_scale(float input_scale) {
+    if (!(input_scale == 0 || (input_scale > 1e-30f && input_scale < 1e30f)))
+        throw std::invalid_argument("input_scale must be a positive number, or 0 for dynamic quantization");
+}
+
+float* padded_scales(WeightMemory& memory, Array<float> scales, int rows, int padded, float factor) {
+    expect("scales", scales.count, static_cast<size_t>(rows));
+    float* result = memory.take<float>(static_cast<size_t>(padded));
+    for (int r = 0; r < rows; r++) result[r] = scales.data[r] * factor;
+    return result;
+}
+
+// Activations are quantized before they meet integer weights; the kernels want them in whole octets.
+class IntegerMap : public Map {
+public:
+    IntegerMap(int rows, int cols, float input_scale, uint8_t offset, int groups)
+        : Map(rows, cols), input_scale_(input_scale), offset_(offset), groups_(groups),
+          stride_(static_cast<size_t>(ceil_div(cols, 8)) * 8) {}
+
+    size_t scratch_bytes(int count) const override {
+        size_t n = static_cast<size_t>(count);
+        return 2 * scratch_for<int8_t>(n * stride_) + scratch_for<float>(n) + scratch_for<int32_t>(n * groups_);
+    }
+
+    void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
+                 Scratch& scratch) const override {
+        Scratch::Frame frame(scratch);
+        size_t n = static_cast<size_t>(count);
+        int8_t* codes = scratch.take<int8_t>(n * stride_);
+        float* scales = scratch.take<float>(n);
+        for (size_t i = 0; i < n; i++)
+            kernels.quantize(x[i], static_cast<size_t>(cols), input_scale_, offset_, codes + i * stride_, stride_,
+                             scales + i);
+        multiply(kernels,
+                 Codes{count, codes, stride_, scales, scratch.take<int8_t>(n * stride_),
+                       scratch.take<int32_t>(n * groups_)},
+                 out);
+    }
+
+private:
+    virtual void multiply(const Kernels& kernels, const Codes& x, const Output& out) const = 0;
+    float input_scale_;
+    uint8_t offset_;
+    size_t groups_, stride_;
+};
+
+template <class Packed, void (*Kernels::*kernel)(const Packed&, const Codes&, const Output&)>
+class PackedMap final : public IntegerMap {
+public:
+    PackedMap(const Packed& packed, float input_scale, uint8_t offset, int groups = 0)
+        : IntegerMap(packed.rows, packed.cols, input_scale, offset, groups), packed_(packed) {}
+
+private:
+    void multiply(const Kernels& kernels, const Codes& x, const Output& out) const override {
+        (kernels.*kernel)(packed_, x, out);
+    }
+    Packed packed_;
+};
+
+class FloatMap final : public Map {
+public:
+    explicit FloatMap(const DenseF32& packed) : Map(packed.rows, packed.cols), packed_(packed) {}
+    size_t scratch_bytes(int) const override { return 0; }
+    void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
+                 Scratch&) const override {
+        kernels.dense_f32(packed_, x, count, out);
+    }
+
+private:
+    DenseF32 packed_;
+};
+
+class LowRankMap final : public Map {
+public:
+    LowRankMap(std::unique_ptr<Map> left, std::unique_ptr<Map> right)
+        : Map(left->rows, right->cols), left_(std::move(left)), right_(std::move(right)) {}
+
+    size_t scratch_bytes(int count) const override {
+        size_t n = static_cast<size_t>(count);
+        return scratch_for<float>(n * right_->rows) + scratch_for<const float*>(n) +
+               std::max(left_->scratch_bytes(count), right_->scratch_bytes(count));
+    }
+    void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
+                 Scratch& scratch) const override {
+        Scratch::Frame frame(scratch);
+        size_t rank = static_cast<size_t>(right_->rows), n = static_cast<size_t>(count);
+        float* middle = scratch.take<float>(n * rank);
+        auto rows = scratch.take<const float*>(n);
+        for (size_t i = 0; i < n; i++) rows[i] = middle + i * rank;
+        right_->product(kernels, x, count, Output{middle, rank, nullptr, 0, out.backwards}, scratch);
+        left_->product(kernels, rows, count, out, scratch);
+    }
+
+private:
+    std::unique_ptr<Map> left_, right_;
+};
+
+}  // namespace
+
+std::unique_ptr<Map> pack_int8(const Kernels& kernels, WeightMemory& memory, int rows, int cols, Array<int8_t> codes,
+                               Array<float> scales, float input_scale) {
+    expect_shape(rows, cols);
+    expect_scale(input_scale);
+    expect("codes", codes.count, product_of(static_cast<size_t>(rows), static_cast<size_t>(cols)));
+    int panels = ceil_div(rows, kPanelRows), quads = ceil_div(cols, kQuad);
+    size_t panel_bytes = static_cast<size_t>(quads) * kStrips * kTileBytes;
+    int8_t* tiles = memory.take<int8_t>(product_of(static_cast<size_t>(panels), panel_bytes));
+    int32_t* correction = memory.take<int32_t>(static_cast<size_t>(panels) * kPanelRows);
+    for (int r = 0; r < rows; r++) {
+        const int8_t* row = codes.data + static_cast<size_t>(r) * cols;
+        int8_t* strip = tiles + (r / kPanelRows) * panel_bytes + (r % kPanelRows) * kQuad;
+        for (int c = 0; c < cols; c++) {
+            if (row[c] == -128) throw std::invalid_argument("codes contain -128; the least is -127");
+            strip[static_cast<size_t>(c / kQuad) * kStrips * kTileBytes + c % kQuad] = row[c];
+            correction[r] -= row[c] * kernels.code_offset;
+        }
+    }
+    float* padded = padded_scales(memory, scales, rows, panels * kPanelRows, 1);
+    DenseInt8 packed{rows, cols, panels, quads, tiles, padded, correction};
+    return std::make_unique<PackedMap<DenseInt8, &Kernels::dense_int8>>(packed, input_scale, kernels.code_offset);
+}
+
+std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory& memory, int rows, int cols, int group,
+                               Array<uint8_t> codes, Array<uint8_t> multipliers, Array<float> scales,
+                               float input_scale) {
+    expect_shape(rows, cols);
+    expect_scale(input_scale);
+    if (group != 8 && group != 16 && group != 32) throw std::invalid_argument("group must be 8, 16 or 32");
+    size_t row_bytes = static_cast<size_t>(ceil_div(cols, 2));
+    int groups = ceil_div(cols, group), panels = ceil_div(rows, kPanelRows), octets = ceil_div(cols, 8);
+    expect("codes", codes.count, product_of(static_cast<size_t>(rows), row_bytes));
+    expect("multipliers", multipliers.count, product_of(static_cast<size_t>(rows), static_cast<size_t>(groups)));
+    size_t panel_bytes = static_cast<size_t>(octets) * kStrips * kTileBytes;
+    size_t panel_multipliers = static_cast<size_t>(groups) * kPanelRows;
+    uint8_t* tiles = memory.take<uint8_t>(product_of(static_cast<size_t>(panels), panel_bytes));
+    uint8_t* factors = memory.take<uint8_t>(product_of(static_cast<size_t>(panels), panel_multipliers));
+    std::memset(tiles, 0x88, product_of(static_cast<size_t>(panels), panel_bytes));  // code 0 everywhere
+    for (int r = 0; r < rows; r++) {
+        const uint8_t* row = codes.data + r * row_bytes;
+        uint8_t* strip = tiles + (r / kPanelRows) * panel_bytes + (r % kPanelRows) * kQuad;
+        for (int c = 0; c < cols; c++) {
+            int nibble = row[c / 2] >> (c % 2 * 4) & 15, shift = c / kQuad % 2 * 4;
+            uint8_t& byte = strip[static_cast<size_t>(c / 8) * kStrips * kTileBytes + c % kQuad];
+            byte = static_cast<uint8_t>((byte & ~(15 << shift)) | nibble << shift);
+        }
+        const uint8_t* row_multipliers = multipliers.data + static_cast<size_t>(r) * groups;
+        int64_t largest = 0;
+        for (int g = 0; g < groups; g++) {
+            factors[(r / kPanelRows) * panel_multipliers + static_cast<size_t>(g) * kPanelRows + r % kPanelRows] =
+                row_multipliers[g];
+            largest += int64_t{127} * 8 * group * row_multipliers[g];
+        }
+        if (largest > INT32_MAX) throw std::invalid_argument("the multipliers of a row could overflow an int32 sum");
+    }
+    float* padded = padded_scales(memory, scales, rows, panels * kPanelRows, 1);
+    GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, tiles, factors, padded};
+    return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(packed, input_scale, uint8_t{0}, groups);
+}
+
+namespace {
+
+// Checks a block-sparse map's index and returns the number of its strips.
+int expect_blocks(int rows, int cols, Array<uint32_t> starts, Array<uint16_t> quads, Array<int8_t> codes) {
+    expect_shape(rows, cols);
+    int strips = ceil_div(rows, kLanes);
+    expect("starts", starts.count, static_cast<size_t>(strips) + 1);
+    expect("codes", codes.count, product_of(quads.count, kTileBytes));
+    if (starts.data[0] != 0 || starts.data[strips] != quads.count)
+        throw std::invalid_argument("starts must run from 0 to the number of blocks");
+    for (int s = 0; s < strips; s++)
+        if (starts.data[s] > starts.data[s + 1]) throw std::invalid_argument("starts must not descend");
+    for (size_t b = 0; b < quads.count; b++)
+        if (quads.data[b] >= ceil_div(cols, kQuad))
+            throw std::invalid_argument("a block lies beyond the map's columns");
+    return strips;
+}
+
+// What undoes the offset of the activations in each row's sum.
+int32_t* block_correction(const Kernels& kernels, WeightMemory& memory, int strips, Array<uint32_t> starts,
+                          Array<int8_t> codes, int factor) {
+    int32_t* correction = memory.take<int32_t>(static_cast<size_t>(strips) * kLanes);
+    for (int s = 0; s < strips; s++) {
+        if (static_cast<size_t>(starts.data[s + 1] - starts.data[s]) * kQuad >= (1u << 17))
+            throw std::invalid_argument("a strip has too many blocks for int32 sums");
+        for (uint32_t b = starts.data[s]; b < starts.data[s + 1]; b++)
+            for (int i = 0; i < kTileBytes; i++)
+                correction[s * kLanes + i / kQuad] -=
+                    codes.data[static_cast<size_t>(b) * kTileBytes + i] * factor * kernels.code_offset;
+    }
+    return correction;
+}
+
+}  // namespace
+
+std::unique_ptr<Map> pack_block_int8(const Kernels& kernels, WeightMemory& memory, int rows, int cols,
+                                     Array<uint32_t> starts, Array<uint16_t> quads, Array<int8_t> codes,
+                                     Array<float> scales, float input_scale) {
+    int strips = expect_blocks(rows, cols, starts, quads, codes);
+    expect_scale(input_scale);
+    if (std::find(codes.data, codes.data + codes.count, -128) != codes.data + codes.count)
+        throw std::invalid_argument("codes contain -128; the least is -127");
+    auto packed_starts = memory.take<uint32_t>(starts.count);
+    auto packed_quads = memory.take<uint16_t>(quads.count);
+    auto tiles = memory.take<int8_t>(codes.count);
+    std::copy_n(starts.data, starts.count, packed_starts);
+    std::copy_n(quads.data, quads.count, packed_quads);
+    std::copy_n(codes.data, codes.count, tiles);
+    int32_t* correction = block_correction(kernels, memory, strips, starts, codes, 1);
+    float* padded = padded_scales(memory, scales, rows, strips * kLanes, 1);
+    BlockInt8 packed{rows, cols, strips, packed_starts, packed_quads, tiles, padded, correction};
+    return std::make_unique<PackedMap<BlockInt8, &Kernels::block_int8>>(packed, input_scale, kernels.code_offset);
+}
+
+std::unique_ptr<Map> pack_block_int4(const Kernels& kernels, WeightMemory& memory, int rows, int cols,
+                                     Array<uint32_t> starts, Array<uint16_t> quads, Array<int8_t> codes,
+                                     Array<float> scales, float input_scale) {
+    int strips = expect_blocks(rows, cols, starts, quads, codes);
+    expect_scale(input_scale);
+    for (size_t i = 0; i < codes.count; i++)
+        if (codes.data[i] < -8 || codes.data[i] > 7) throw std::invalid_argument("codes must lie between -8 and 7");
+    auto packed_starts = memory.take<uint32_t>(starts.count);
+    for (int s = 0; s < strips; s++)
+        packed_starts[s + 1] = packed_starts[s] + (starts.data[s + 1] - starts.data[s] + 1) / 2;
+    auto packed_quads = memory.take<uint16_t>(size_t{2} * packed_starts[strips]);
+    auto tiles = memory.take<uint8_t>(size_t{packed_starts[strips]} * kTileBytes);
+    for (int s = 0; s < strips; s++)
+        for (uint32_t b = starts.data[s]; b < starts.data[s + 1]; b++) {
+            size_t place = size_t{packed_starts[s]} * 2 + (b - starts.data[s]);
+            packed_quads[place] = quads.data[b];
+            for (int i = 0; i < kTileBytes; i++)
+                tiles[place / 2 * kTileBytes + i] |= static_cast<uint8_t>(
+                    (codes.data[static_cast<size_t>(b) * kTileBytes + i] & 15) << (place % 2 * 4));
+        }
+    int32_t* correction = block_correction(kernels, memory, strips, starts, codes, 16);
+    float* padded = padded_scales(memory, scales, rows, strips * kLanes, 1.0f / 16);
+    BlockInt4 packed{rows, cols, strips, packed_starts, packed_quads, tiles, padded, correction};
+    return std::make_unique<PackedMap<BlockInt4, &Kernels::block_int4>>(packed, input_scale, kernels.code_offset);
+}
+
+std::unique_ptr<Map> pack_f32(WeightMemory& memory, int rows, int cols, Array<float> weights) {
+    expect_shape(rows, cols);
+    expect("weights", weights.count, product_of(static_cast<size_t>(rows), static_cast<size_t>(cols)));
+    int panels = ceil_div(rows, kPanelRows);
+    size_t panel_floats = static_cast<size_t>(cols) * kPanelRows;
+    float* tiles = memory.take<float>(product_of(static_cast<size_t>(panels), panel_floats));
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < cols; c++)
+            tiles[(r / kPanelRows) * panel_floats + static_cast<size_t>(c) * kPanelRows + r % kPanelRows] =
+                weights.data[static_cast<size_t>(r) * cols + c];
+    return std::make_unique<FloatMap>(DenseF32{rows, cols, panels, tiles});
+}
+
+std::unique_ptr<Map> low_rank(std::unique_ptr<Map> left, std::unique_ptr<Map> right) {
+    if (left->cols != right->rows) throw std::invalid_argument("the factors of a low-rank map do not fit each other");
+    return std::make_unique<LowRankMap>(std::move(left), std::move(right));
+}
+
+}  // namespace asr

@@ -1,0 +1,51 @@
+// A weight format packed for the kernels: what multiplies a few rows of activations.
+#pragma once
+
+#include <memory>
+
+#include "kernels.h"
+#include "memory.h"
+
+namespace asr {
+
+class Map {
+public:
+    Map(int rows, int cols) : rows(rows), cols(cols) {}
+    virtual ~Map() = default;
+
+    // out[n] = x[n] * transpose(map) + add[n] for `count` rows, each `cols` floats at x[n].
+    virtual void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
+                         Scratch& scratch) const = 0;
+    // Bytes of scratch that product() takes for `count` rows.
+    virtual size_t scratch_bytes(int count) const = 0;
+
+    const int rows, cols;
+};
+
+// The arrays that come in have been checked for type, not for size: `count` is their number of elements. Functions
+// throw std::invalid_argument where an array does not fit or holds what the kernels cannot take.
+template <class T>
+struct Array {
+    const T* data;
+    size_t count;
+};
+
+// Rows * cols int8 codes within +-127, row by row; one scale a row; input_scale 0 is dynamic quantization.
+std::unique_ptr<Map> pack_int8(const Kernels&, WeightMemory&, int rows, int cols, Array<int8_t> codes,
+                               Array<float> scales, float input_scale);
+// Rows * ceil(cols / 2) bytes, the even column in the low nibble, nibble = code + 8; multipliers for each group.
+std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory&, int rows, int cols, int group, Array<uint8_t> codes,
+                               Array<uint8_t> multipliers, Array<float> scales, float input_scale);
+// Blocks of 16 rows by 4 columns, row by row, strip after strip; starts: ceil(rows / 16) + 1.
+std::unique_ptr<Map> pack_block_int8(const Kernels&, WeightMemory&, int rows, int cols, Array<uint32_t> starts,
+                                     Array<uint16_t> quads, Array<int8_t> codes, Array<float> scales,
+                                     float input_scale);
+// The same with codes from -8 to 7, which are kept in nibbles.
+std::unique_ptr<Map> pack_block_int4(const Kernels&, WeightMemory&, int rows, int cols, Array<uint32_t> starts,
+                                     Array<uint16_t> quads, Array<int8_t> codes, Array<float> scales,
+                                     float input_scale);
+std::unique_ptr<Map> pack_f32(WeightMemory&, int rows, int cols, Array<float> weights);
+// The product of two maps: left * right, the right one first.
+std::unique_ptr<Map> low_rank(std::unique_ptr<Map> left, std::unique_ptr<Map> right);
+
+}  // namespace asr

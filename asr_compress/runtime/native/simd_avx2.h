@@ -1,0 +1,122 @@
+// Sixteen lanes in two registers: AVX2. Without vpdpbusd, dot products go through 16 bits, exactly:
+// |x| * (w with x's sign) keeps pair sums within 2 * 127 * 127 = 32258.
+#pragma once
+
+#include <immintrin.h>
+
+namespace {
+
+struct F { __m256 a, b; };
+struct I { __m256i a, b; };
+struct Tile { __m256i a, b; };
+struct Quad { __m256i signs, magnitudes; };
+
+constexpr uint8_t kCodeOffset = 0;
+constexpr int kDenseRows = 4;
+constexpr int kDenseStrips = 1;
+constexpr int kBlockRows = 4;
+constexpr int kBlockChains = 2;
+
+inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, F v) {
+    _mm256_storeu_ps(p, v.a);
+    _mm256_storeu_ps(p + 8, v.b);
+}
+inline F load_n(const float* p, size_t n) {
+    float lanes[16] = {};
+    __builtin_memcpy(lanes, p, n * sizeof(float));
+    return load(lanes);
+}
+inline void store_n(float* p, F v, size_t n) {
+    float lanes[16];
+    store(lanes, v);
+    __builtin_memcpy(p, lanes, n * sizeof(float));
+}
+inline F splat(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
+inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline F abs(F x) {
+    __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
+    return {_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};
+}
+inline float reduce_max(F x) {
+    float lanes[8];
+    _mm256_storeu_ps(lanes, _mm256_max_ps(x.a, x.b));
+    float largest = lanes[0];
+    for (float lane : lanes) largest = lane > largest ? lane : largest;
+    return largest;
+}
+
+inline I load_i(const int32_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
+}
+inline I splat_i(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
+inline I add_i(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline __m256 scale_by_power(__m256 p, __m256 shifted) {
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
+}
+inline F scale_by_power(F p, F shifted) {
+    return {scale_by_power(p.a, shifted.a), scale_by_power(p.b, shifted.b)};
+}
+inline void store_codes(int8_t* p, F v, uint8_t offset) {
+    // Packing works within 128-bit halves; the permutation puts the four quarters in order.
+    __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b));
+    words = _mm256_permute4x64_epi64(words, 0xD8);
+    __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(codes, _mm_set1_epi8(static_cast<char>(offset))));
+}
+
+inline Tile load_tile(const void* p) {
+    auto bytes = static_cast<const char*>(p);
+    return {_mm256_load_si256(reinterpret_cast<const __m256i*>(bytes)),
+            _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes + 32))};
+}
+inline Quad load_quad(const int8_t* p) {
+    int32_t v;
+    __builtin_memcpy(&v, p, 4);
+    __m256i x = _mm256_set1_epi32(v);
+    return {x, _mm256_abs_epi8(x)};
+}
+inline __m256i add_pairs(__m256i sum, __m256i unsigned_bytes, __m256i signed_bytes) {
+    __m256i pairs = _mm256_maddubs_epi16(unsigned_bytes, signed_bytes);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline I dot(I sum, Quad x, Tile w) {
+    return {add_pairs(sum.a, x.magnitudes, _mm256_sign_epi8(w.a, x.signs)),
+            add_pairs(sum.b, x.magnitudes, _mm256_sign_epi8(w.b, x.signs))};
+}
+inline I dot_unsigned(I sum, Quad x, Tile w) {
+    return {add_pairs(sum.a, w.a, x.signs), add_pairs(sum.b, w.b, x.signs)};
+}
+// total + sum * multiplier, for sums that fit int16: their low halves are multiplied, the high halves by zero.
+using Multipliers = I;
+inline Multipliers load_multipliers(const uint8_t* p) {
+    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+inline I add_scaled(I total, I sum, Multipliers factor) {
+    return add_i(total, {_mm256_madd_epi16(sum.a, factor.a), _mm256_madd_epi16(sum.b, factor.b)});
+}
+inline Tile low_nibbles(Tile w) {
+    __m256i mask = _mm256_set1_epi8(0x0F);
+    return {_mm256_and_si256(w.a, mask), _mm256_and_si256(w.b, mask)};
+}
+inline Tile high_nibbles(Tile w) {
+    return low_nibbles({_mm256_srli_epi16(w.a, 4), _mm256_srli_epi16(w.b, 4)});
+}
+inline Tile high_nibbles_x16(Tile w) {
+    __m256i mask = _mm256_set1_epi8(static_cast<char>(0xF0));
+    return {_mm256_and_si256(w.a, mask), _mm256_and_si256(w.b, mask)};
+}
+inline Tile low_nibbles_x16(Tile w) {
+    return high_nibbles_x16({_mm256_slli_epi16(w.a, 4), _mm256_slli_epi16(w.b, 4)});
+}
+
+}  // namespace

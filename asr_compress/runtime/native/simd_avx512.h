@@ -1,0 +1,83 @@
+// Sixteen lanes in one register: AVX-512 F, BW, VL, DQ and VNNI.
+#pragma once
+
+#include <immintrin.h>
+
+namespace {
+
+using F = __m512;     // 16 float32
+using I = __m512i;    // 16 int32
+using Tile = __m512i; // 16 x 4 int8
+using Quad = __m512i; // 4 int8 of one activation row, repeated
+
+constexpr uint8_t kCodeOffset = 0x80;
+constexpr int kDenseRows = 6;    // 6 x 4 accumulators, 4 tiles and 1 quad of 32 registers
+constexpr int kDenseStrips = 4;
+constexpr int kBlockRows = 12;
+constexpr int kBlockChains = 4;  // independent sums that hide the latency of vpdpbusd
+
+inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline F load_n(const float* p, size_t n) { return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p); }
+inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline void store_n(float* p, F v, size_t n) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), v);
+}
+inline F splat(float v) { return _mm512_set1_ps(v); }
+inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+inline F min(F a, F b) { return _mm512_min_ps(a, b); }
+inline F max(F a, F b) { return _mm512_max_ps(a, b); }
+inline F abs(F a) { return _mm512_abs_ps(a); }
+inline float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
+
+inline I load_i(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline I splat_i(int32_t v) { return _mm512_set1_epi32(v); }
+inline I add_i(I a, I b) { return _mm512_add_epi32(a, b); }
+inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+// p * 2**n where the low bits of `shifted` hold n.
+inline F scale_by_power(F p, F shifted) {
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+}
+// The low bytes of rounded values that lie within +-127.
+inline void store_codes(int8_t* p, F v, uint8_t offset) {
+    __m128i codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(codes, _mm_set1_epi8(static_cast<char>(offset))));
+}
+
+inline Tile load_tile(const void* p) { return _mm512_load_si512(p); }
+inline Quad load_quad(const int8_t* p) {
+    int32_t v;
+    __builtin_memcpy(&v, p, 4);
+    return _mm512_set1_epi32(v);
+}
+// Inline assembly, because GCC 12 spills arrays of accumulators around the intrinsic.
+inline I dot(I sum, Quad x, Tile w) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+}
+// The weights unsigned, the activations signed.
+inline I dot_unsigned(I sum, Quad x, Tile w) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+    return sum;
+}
+// total + sum * multiplier, for sums that fit int16: their low halves are multiplied, the high halves by zero.
+using Multipliers = __m512i;
+inline Multipliers load_multipliers(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline I add_scaled(I total, I sum, Multipliers factor) {
+    asm("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(sum), "v"(factor));
+    return total;
+}
+inline Tile low_nibbles(Tile w) { return _mm512_and_si512(w, _mm512_set1_epi8(0x0F)); }
+inline Tile high_nibbles(Tile w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(0x0F)); }
+// Nibbles as two's complement times 16.
+inline Tile low_nibbles_x16(Tile w) {
+    return _mm512_and_si512(_mm512_slli_epi16(w, 4), _mm512_set1_epi8(static_cast<char>(0xF0)));
+}
+inline Tile high_nibbles_x16(Tile w) { return _mm512_and_si512(w, _mm512_set1_epi8(static_cast<char>(0xF0))); }
+
+}  // namespace

@@ -1,0 +1,103 @@
+// Sixteen lanes as plain loops, which any compiler turns into whatever vectors the target has.
+#pragma once
+
+#include <cstring>
+
+namespace {
+
+struct F { float v[16]; };
+struct I { int32_t v[16]; };
+struct Tile { int8_t v[64]; };
+struct Quad { int8_t v[4]; };
+
+constexpr uint8_t kCodeOffset = 0;
+constexpr int kDenseRows = 1;
+constexpr int kDenseStrips = 1;
+constexpr int kBlockRows = 1;
+constexpr int kBlockChains = 1;
+
+template <class Result, class Operation>
+inline Result lanes(Operation operation) {
+    Result result;
+    for (int l = 0; l < 16; l++) result.v[l] = operation(l);
+    return result;
+}
+inline F load_n(const float* p, size_t n) {
+    F result = {};
+    memcpy(result.v, p, n * sizeof(float));
+    return result;
+}
+inline F load(const float* p) { return load_n(p, 16); }
+inline void store_n(float* p, const F& v, size_t n) { memcpy(p, v.v, n * sizeof(float)); }
+inline void store(float* p, const F& v) { store_n(p, v, 16); }
+inline F splat(float v) { return lanes<F>([&](int) { return v; }); }
+inline F add(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] + b.v[l]; }); }
+inline F sub(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] - b.v[l]; }); }
+inline F mul(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] * b.v[l]; }); }
+inline F div(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] / b.v[l]; }); }
+inline F min(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] < b.v[l] ? a.v[l] : b.v[l]; }); }
+inline F max(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] > b.v[l] ? a.v[l] : b.v[l]; }); }
+inline F abs(const F& a) { return lanes<F>([&](int l) { return __builtin_fabsf(a.v[l]); }); }
+inline float reduce_max(const F& a) {
+    float largest = a.v[0];
+    for (float lane : a.v) largest = lane > largest ? lane : largest;
+    return largest;
+}
+
+inline I load_i(const int32_t* p) { return lanes<I>([&](int l) { return p[l]; }); }
+inline I splat_i(int32_t v) { return lanes<I>([&](int) { return v; }); }
+inline I add_i(const I& a, const I& b) { return lanes<I>([&](int l) { return a.v[l] + b.v[l]; }); }
+inline F to_float(const I& a) { return lanes<F>([&](int l) { return static_cast<float>(a.v[l]); }); }
+inline F scale_by_power(const F& p, const F& shifted) {
+    uint32_t value[16], power[16];
+    memcpy(value, p.v, sizeof value);
+    memcpy(power, shifted.v, sizeof power);
+    for (int l = 0; l < 16; l++) value[l] += power[l] << 23;
+    F result;
+    memcpy(result.v, value, sizeof value);
+    return result;
+}
+inline void store_codes(int8_t* p, const F& v, uint8_t offset) {
+    // Adding 1.5 * 2**23 rounds to an integer, half to even, which then stands in the low bits.
+    for (int l = 0; l < 16; l++) {
+        float shifted = v.v[l] + 12582912.0f;
+        uint32_t bits;
+        memcpy(&bits, &shifted, sizeof bits);
+        p[l] = static_cast<int8_t>(static_cast<uint8_t>(bits) ^ offset);
+    }
+}
+
+inline Tile load_tile(const void* p) {
+    Tile result;
+    memcpy(result.v, p, 64);
+    return result;
+}
+inline Quad load_quad(const int8_t* p) {
+    Quad result;
+    memcpy(result.v, p, 4);
+    return result;
+}
+inline I dot(const I& sum, const Quad& x, const Tile& w) {
+    return lanes<I>([&](int l) {
+        const int8_t* row = w.v + 4 * l;
+        return sum.v[l] + x.v[0] * row[0] + x.v[1] * row[1] + x.v[2] * row[2] + x.v[3] * row[3];
+    });
+}
+inline I dot_unsigned(const I& sum, const Quad& x, const Tile& w) { return dot(sum, x, w); }  // nibbles fit int8
+using Multipliers = I;
+inline Multipliers load_multipliers(const uint8_t* p) { return lanes<I>([&](int l) { return p[l]; }); }
+inline I add_scaled(const I& total, const I& sum, const Multipliers& factor) {
+    return lanes<I>([&](int l) { return total.v[l] + sum.v[l] * factor.v[l]; });
+}
+template <class Operation>
+inline Tile bytes(Operation operation) {
+    Tile result;
+    for (int i = 0; i < 64; i++) result.v[i] = static_cast<int8_t>(operation(i));
+    return result;
+}
+inline Tile low_nibbles(const Tile& w) { return bytes([&](int i) { return w.v[i] & 0x0F; }); }
+inline Tile high_nibbles(const Tile& w) { return bytes([&](int i) { return (w.v[i] >> 4) & 0x0F; }); }
+inline Tile low_nibbles_x16(const Tile& w) { return bytes([&](int i) { return static_cast<uint8_t>(w.v[i]) << 4; }); }
+inline Tile high_nibbles_x16(const Tile& w) { return bytes([&](int i) { return w.v[i] & 0xF0; }); }
+
+}  // namespace

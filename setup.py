@@ -1,0 +1,71 @@
+"""Builds the native engine, asr_compress.runtime._native. Everything else is in setup.cfg.
+
+The extension is optional: where it cannot be compiled the package still installs, and runs on numpy.
+"""
+
+import os
+import platform
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+NATIVE = Path("asr_compress") / "runtime" / "native"
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-Wall",
+    "-Wextra",
+    "-ffp-contract=off",  # every float operation rounded by itself: what makes all instruction sets agree
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+]
+# GCC warns about its own AVX-512 headers.
+KERNEL_FLAGS = ["-fno-trapping-math", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-pragmas"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
+# Only these files may use more than the baseline; dispatch.cpp asks the machine before it calls into them.
+FILE_FLAGS = {
+    "x86_64": {"kernels_avx512.cpp": AVX512, "kernels_avx2.cpp": ["-mavx2"]},
+    "aarch64": {"kernels_neon.cpp": ["-march=armv8.2-a+dotprod"]},
+}
+MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+# For scripts/sanitize.sh: "address,undefined" or "thread".
+SANITIZE = os.environ.get("ASR_COMPRESS_SANITIZE", "")
+
+
+class BuildKernels(build_ext):
+    """Compiles each file of kernels with the flags of its own instruction set."""
+
+    def build_extension(self, ext: Extension) -> None:
+        compile_one = self.compiler._compile
+
+        def compile_with_flags(obj, source, extension, options, extra, definitions):
+            name = Path(source).name
+            extra = list(extra) + FILE_FLAGS.get(MACHINE, {}).get(name, [])
+            if name.startswith("kernels_"):
+                extra += KERNEL_FLAGS
+            return compile_one(obj, source, extension, options, extra, definitions)
+
+        if hasattr(self.compiler, "_compile"):
+            self.compiler._compile = compile_with_flags
+        super().build_extension(ext)
+
+
+sanitize_flags = [f"-fsanitize={SANITIZE}", "-g", "-fno-omit-frame-pointer"] if SANITIZE else []
+setup(
+    ext_modules=[
+        Extension(
+            "asr_compress.runtime._native",
+            sources=sorted(str(path) for path in NATIVE.glob("*.cpp")),
+            depends=sorted(str(path) for path in NATIVE.glob("*.h")),
+            extra_compile_args=FLAGS + sanitize_flags,
+            extra_link_args=["-pthread", *sanitize_flags],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")],
+            py_limited_api=True,
+            language="c++",
+            optional=not SANITIZE,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
