@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -118,13 +119,20 @@ class Batches:
         """Audio of one epoch at speed 1."""
         return sum(cut.duration for cut in self.cuts) / 3600
 
+    def steps(self) -> int:
+        """Batches in an epoch; epochs differ by a few."""
+        return sum(1 for _ in self._groups(0, False))
+
     def _groups(self, number: int, shortest_first: bool) -> Iterator[list[Cut]]:
         if shortest_first or not self.shuffle:
             yield from self._in_order()
             return
-        sampler = DynamicBucketingSampler(
-            self.cuts, max_duration=self.batch_s, num_buckets=_buckets(len(self.cuts)), shuffle=True, seed=self.seed
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that an eager CutSet saves no memory: it is small, and needed for its order
+            sampler = DynamicBucketingSampler(
+                self.cuts, max_duration=self.batch_s, num_buckets=_buckets(len(self.cuts)),
+                shuffle=True, seed=self.seed, world_size=1, rank=0,  # each process takes rows of every batch
+            )
         sampler.set_epoch(number)
         for group in sampler:
             yield list(group)

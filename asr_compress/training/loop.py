@@ -115,7 +115,7 @@ class Trainer:
         self.progress = Progress()
         if self.checkpoint.exists():
             self.progress = Progress(**load_checkpoint(self.checkpoint, model, self.optimizer))
-        self.epoch_steps = sum(1 for _ in batches._groups(0, False))
+        self.epoch_steps = batches.steps()
         self.steps = self.epoch_steps * config.epochs
         self.journal = Journal(folder, self.steps, self.progress.step, quiet or not self.processes.first)
         self.saved_s = time.monotonic()
@@ -138,10 +138,11 @@ class Trainer:
     def _estimate(self) -> None:
         state = torch.get_rng_state()
         batch = self.batches.longest()
-        start = time.perf_counter()
-        self._backward(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        step_s = time.perf_counter() - start
+        for _ in range(2):  # the first step also sets kernels up
+            start = time.perf_counter()
+            self._backward(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            step_s = time.perf_counter() - start
         torch.set_rng_state(state)
         hours = step_s / batch.audio_s * self.batches.hours() * self.config.epochs * 1.05
         self.journal.say(
