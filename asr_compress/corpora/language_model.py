@@ -9,7 +9,7 @@ from pathlib import Path
 from asr_compress.corpora.arpa import write_arpa
 from asr_compress.corpora.kneser_ney import estimate
 from asr_compress.corpora.mixture import fit_weights, mix
-from asr_compress.corpora.ngram import Perplexity, perplexity
+from asr_compress.corpora.ngram import SPECIAL, Perplexity, perplexity
 from asr_compress.corpora.normalize import normalizer
 from asr_compress.corpora.text_files import read_lines
 from asr_compress.runtime.errors import InputError
@@ -76,13 +76,10 @@ def build_language_model(
     for path, sentences in parts.items():
         if not sentences:
             raise InputError(f"{path}: no sentences")
-    words = (
-        _vocabulary(vocabulary)
-        if vocabulary
-        else {word for part in parts.values() for line in part for word in line}
-    )
+    words = _vocabulary(vocabulary) if vocabulary else None
     check = read_sentences(held_out, normalize) if held_out else None
     if len(parts) > 1 and (weights is not None or check is not None):
+        words = words or {word for part in parts.values() for line in part for word in line} - {*SPECIAL}
         models = [estimate(part, order, words, cutoffs) for part in parts.values()]
         weights = tuple(weights) if weights is not None else fit_weights(models, check or [])
         model = mix(models, weights)
@@ -95,7 +92,7 @@ def build_language_model(
     return LanguageModelReport(
         path=Path(out),
         ngrams=tuple(len(table.word) for table in model.tables),
-        vocabulary=len(words),
+        vocabulary=len(model.words) - len(SPECIAL),
         weights=dict(zip(parts, weights, strict=True)) if weights is not None else {},
         held_out=perplexity(model, check) if check else None,
     )
