@@ -170,7 +170,8 @@ def _draw_some(
     else:
         slots = chance.integers(0, speakers, size=count * speakers)
     draws = sizes[slots]  # a drawn speaker gives as many units as they have
-    drawn = by_speaker[np.repeat(starts[slots], draws) + (chance.random(draws.sum()) * np.repeat(draws, draws)).astype(int)]
+    place = chance.random(draws.sum()) * np.repeat(draws, draws)
+    drawn = by_speaker[np.repeat(starts[slots], draws) + place.astype(np.int64)]
     resample = np.repeat(np.arange(count), draws.reshape(count, speakers).sum(axis=1))
     flat = np.bincount(resample * len(owner) + drawn, minlength=count * len(owner))
     return flat.reshape(count, len(owner)).astype(np.float32)
