@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from asr_compress.evaluation.environment import cpu_model, instruction_sets
+
 Status = Literal["ok", "missing", "problem"]
 
 # What a missing extra takes away.
@@ -40,24 +42,18 @@ def examine() -> list[Check]:
 
 
 def _python() -> Check:
-    found = f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}"
-    if sys.version_info < (3, 11):
-        return Check("python", "problem", found, "3.11 or newer is needed")
-    return Check("python", "ok", found)
+    return Check(
+        "python", "ok", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {sys.executable}"
+    )
 
 
 def _processor() -> Check:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limits = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
-    return Check("processor", "ok", ", ".join([_processor_name(), f"{usable} cores usable", *limits]))
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    sets = " ".join(instruction_sets())
+    return Check(
+        "processor", "ok", ", ".join([cpu_model(), f"{usable} cores usable", *([sets] if sets else []), *limits])
+    )
 
 
 def _memory() -> Check:

@@ -27,7 +27,7 @@ HEAVY = ("torch", "torchaudio", "lhotse", "librosa", "scipy", "pydantic", "yaml"
 
 
 def imports(path: Path, everywhere: bool) -> Iterator[str]:
-    """Dotted names that a file imports: at its top level only, or everywhere in it. Those for type checkers are left out."""
+    """Dotted names that a file imports, in its functions too if `everywhere`; those for type checkers are left out."""
     todo: list[ast.AST] = [ast.parse(path.read_text())]
     while todo:
         node = todo.pop()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -51,10 +52,13 @@ def _top(
     pass
 
 
-def main() -> None:
-    """Run the command line. Exit code 2: bad input, 1: the machine failed (a full disk), 130: interrupted."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, on `sys.argv` if no arguments are given; always ends in SystemExit.
+
+    Exit code 0: done, 1: the machine failed (a full disk), 2: bad input, 130: interrupted.
+    """
     try:
-        app()
+        app(arguments)
     except BrokenPipeError:
         # Whoever read our output has gone, as `| head` does; Python must not complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
