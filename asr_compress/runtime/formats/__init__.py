@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from asr_compress.runtime.errors import InputError
-from asr_compress.runtime.formats.base import FloatFormat, IntegerFormat, Tensors, WeightFormat
+from asr_compress.runtime.formats.base import (
+    FORMATS,
+    FloatFormat,
+    IntegerFormat,
+    Tensors,
+    WeightFormat,
+    decode,
+)
+from asr_compress.runtime.formats.block_sparse import (
+    BLOCK_SPARSE,
+    BlockPattern,
+    BlockSparseFloat32,
+    BlockSparseInt4,
+    BlockSparseInt8,
+)
+from asr_compress.runtime.formats.codebook import Codebook, CodebookInt8
 from asr_compress.runtime.formats.dense import Float16, Float32, Int8
 from asr_compress.runtime.formats.int4 import Int4
-
-FORMATS: dict[str, type[WeightFormat]] = {
-    format_class.kind: format_class for format_class in (Float32, Float16, Int8, Int4)
-}
+from asr_compress.runtime.formats.low_rank import LowRank
+from asr_compress.runtime.formats.sparse import SparseFloat, SparseInt8, SparsePattern
+from asr_compress.runtime.formats.ternary import Binary, Ternary
 
 __all__ = [
+    "BLOCK_SPARSE",
     "FORMATS",
+    "Binary",
+    "BlockPattern",
+    "BlockSparseFloat32",
+    "BlockSparseInt4",
+    "BlockSparseInt8",
+    "Codebook",
+    "CodebookInt8",
     "Float16",
     "Float32",
     "FloatFormat",
     "Int4",
     "Int8",
     "IntegerFormat",
+    "LowRank",
+    "SparseFloat",
+    "SparseInt8",
+    "SparsePattern",
     "Tensors",
+    "Ternary",
     "WeightFormat",
     "decode",
 ]
-
-
-def decode(kind: str, meta: Mapping[str, Any], tensors: Tensors) -> WeightFormat:
-    """The format that `kind`, `meta()` and `tensors()` describe. Raises InputError for what does not fit."""
-    if kind not in FORMATS:
-        raise InputError(f"weight format {kind!r} is unknown; known are {', '.join(sorted(FORMATS))}")
-    return FORMATS[kind].from_tensors(meta, tensors)

@@ -21,6 +21,10 @@ _LARGEST_SUM = 2**31 - 1
 _FLOAT32_INTEGERS = 2**24
 
 
+# Every format by its kind, as a file names it.
+FORMATS: dict[str, type[WeightFormat]] = {}
+
+
 class WeightFormat(ABC):
     """How one (rows, cols) matrix is stored and multiplied.
 
@@ -28,6 +32,11 @@ class WeightFormat(ABC):
     """
 
     kind: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "kind" in cls.__dict__:
+            FORMATS[cls.kind] = cls
 
     @property
     @abstractmethod
@@ -83,6 +92,13 @@ class WeightFormat(ABC):
     def __repr__(self) -> str:
         rows, cols = self.shape
         return f"{type(self).__name__}({rows} x {cols}, {self.nbytes} bytes)"
+
+
+def decode(kind: str, meta: Mapping[str, Any], tensors: Tensors) -> WeightFormat:
+    """The format that `kind`, `meta()` and `tensors()` describe. Raises InputError for what does not fit."""
+    if not isinstance(kind, str) or kind not in FORMATS:
+        raise InputError(f"weight format {kind!r} is unknown; known are {', '.join(sorted(FORMATS))}")
+    return FORMATS[kind].from_tensors(meta, tensors)
 
 
 class FloatFormat(WeightFormat):
@@ -189,9 +205,7 @@ def checked_input(x: np.ndarray, cols: int) -> np.ndarray:
     return np.ascontiguousarray(x, dtype=np.float32)
 
 
-def checked_tensor(
-    name: str, tensor: np.ndarray, dtype: type[np.generic], shape: tuple[int | None, ...]
-) -> np.ndarray:
+def checked_tensor(name: str, tensor: np.ndarray, dtype: type[np.generic], shape: tuple[int | None, ...]) -> np.ndarray:
     """`tensor` as a read-only contiguous array. `None` in `shape` allows any size.
 
     Raises InputError if type or shape differ, or if a float is not finite.
@@ -229,6 +243,13 @@ def checked_size(name: str, value: Any, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name} is {value!r}; it must be a whole number, {least} or more")
     return int(value)
+
+
+def index_type(count: int) -> type[np.unsignedinteger]:
+    """The smallest type for indices below `count`. Raises InputError beyond 65536."""
+    if count > 2**16:
+        raise InputError(f"{count} columns are more than sparse formats can index (65536)")
+    return np.uint8 if count <= 2**8 else np.uint16
 
 
 def only(kind: str, given: Mapping[str, Any], allowed: set[str], what: str) -> None:

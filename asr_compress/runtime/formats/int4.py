@@ -18,6 +18,7 @@ from asr_compress.runtime.formats.base import (
     checked_tensor,
     checked_weights,
     only,
+    row_scales,
 )
 from asr_compress.runtime.formats.nibbles import pack_nibbles, unpack_nibbles
 
@@ -26,7 +27,7 @@ from asr_compress.runtime.formats.nibbles import pack_nibbles, unpack_nibbles
 GROUPS = (8, 16, 32)
 ZERO = 8  # the nibble of weight 0
 LEAST, LARGEST = -8, 7
-_LARGEST_MULTIPLIER = 255
+LARGEST_MULTIPLIER = 255
 # Clipping a group's outlier often costs less than the coarser steps it would force on the rest.
 _CLIPPINGS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
@@ -110,24 +111,24 @@ def encode_groups(weights: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarr
     groups = -(-cols // group)
     padded = np.zeros((rows, groups * group), np.float32)
     padded[:, :cols] = weights
-    grouped = padded.reshape(rows, groups, group)
-    steps = np.abs(grouped).max(axis=2, initial=0) / np.float32(LARGEST)
-    scales = steps.max(axis=1, initial=0) / np.float32(_LARGEST_MULTIPLIER)
+    scales = row_scales(weights, LARGEST * LARGEST_MULTIPLIER)
     scales = np.where(scales > 0, scales, np.float32(1))
+    # In units of the row's scale, so that squares neither overflow nor vanish.
+    grouped = padded.reshape(rows, groups, group) / scales[:, None, None]
+    steps = np.abs(grouped).max(axis=2, initial=0) / np.float32(LARGEST)
 
     best_error = np.full((rows, groups), np.inf, np.float32)
     codes = np.zeros(grouped.shape, np.int8)
     multipliers = np.zeros((rows, groups), np.uint8)
     for clipping in _CLIPPINGS:
-        tried = np.rint(steps * np.float32(clipping) / scales[:, None])
         # A group far below its row's largest still gets the smallest step rather than none.
-        tried = np.where(steps > 0, np.clip(tried, 1, _LARGEST_MULTIPLIER), 0).astype(np.float32)
-        step = (tried * scales[:, None])[:, :, None]
-        tried_codes = np.clip(np.rint(grouped / np.where(step > 0, step, 1)), LEAST, LARGEST)
+        tried = np.clip(np.rint(steps * np.float32(clipping)), 1, LARGEST_MULTIPLIER)
+        step = tried[:, :, None]
+        tried_codes = np.clip(np.rint(grouped / step), LEAST, LARGEST)
         error = np.square(grouped - tried_codes * step).sum(axis=2)
         better = error < best_error
         best_error = np.where(better, error, best_error)
         codes = np.where(better[:, :, None], tried_codes, codes).astype(np.int8)
         multipliers = np.where(better, tried, multipliers).astype(np.uint8)
     nibbles = (codes.reshape(rows, -1)[:, :cols] + ZERO).astype(np.uint8)
-    return nibbles, multipliers, scales.astype(np.float32)
+    return nibbles, multipliers, scales

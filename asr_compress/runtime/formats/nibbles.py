@@ -16,4 +16,4 @@ def pack_nibbles(values: np.ndarray) -> np.ndarray:
 def unpack_nibbles(packed: np.ndarray, cols: int) -> np.ndarray:
     """The inverse: uint8 (..., ceil(cols / 2)) -> uint8 (..., cols)."""
     halves = np.stack([packed & 15, packed >> 4], axis=-1)
-    return halves.reshape(*packed.shape[:-1], -1)[..., :cols]
+    return halves.reshape(*packed.shape[:-1], 2 * packed.shape[-1])[..., :cols]
