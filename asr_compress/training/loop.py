@@ -156,6 +156,7 @@ class Trainer:
         self.model.train()
         totals: dict[str, float] = {}
         waited_s = worked_s = audio_s = 0.0
+        steps = 0
         clock = time.perf_counter()
         shortest_first = progress.epoch < config.shortest_first_epochs
         for batch in self.batches.epoch(progress.epoch, shortest_first, skip=progress.batch):
@@ -164,15 +165,16 @@ class Trainer:
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value
             audio_s += batch.audio_s
+            steps += 1
             now = time.perf_counter()
             progress.batch, progress.step = progress.batch + 1, progress.step + 1
             progress.trained_s += now - clock
             worked_s += now - clock
             if progress.step % LOG_EVERY_STEPS == 0:
-                shown = {name: value / LOG_EVERY_STEPS for name, value in totals.items()}
+                shown = {name: value / steps for name, value in totals.items()}
                 shown |= {"epoch": progress.epoch, "x_real_time": audio_s / worked_s, "data_share": waited_s / worked_s}
                 self.journal.step(progress.step, shown)
-                totals, waited_s, worked_s, audio_s = {}, 0.0, 0.0, 0.0
+                totals, waited_s, worked_s, audio_s, steps = {}, 0.0, 0.0, 0.0, 0
             if time.monotonic() - self.saved_s > CHECKPOINT_EVERY_S:
                 self._save()
             clock = time.perf_counter()

@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from lhotse import CutSet
 
+from asr_compress.corpora.language_model import build_language_model
 from asr_compress.corpora.manifests import summarize, write_manifests
 from asr_compress.corpora.normalize import normalizer
 from asr_compress.corpora.pronounce import pronounce
@@ -22,6 +24,7 @@ from asr_compress.training.run import train_recognizer
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/speechocean762")
+BOOKS = "text/librispeech-train-clean-100.txt"
 
 
 def prepare(corpora: Path) -> None:
@@ -44,18 +47,42 @@ def prepare(corpora: Path) -> None:
     write_manifests(splits, RUNS / "manifests")
     for name, cuts in splits.items():
         print(summarize(name, cuts))
+    _write_texts(corpora, splits | {"ocean": ocean_train, "arctic": kathleen_train})
+
+
+def _write_texts(corpora: Path, splits: dict[str, CutSet]) -> None:
+    """What language models and the lexicon are made of: books, and what the training speakers read."""
     upper = normalizer("upper")
-    book = [upper(line) for line in (corpora / "text/librispeech-train-clean-100.txt").read_text().splitlines()]
-    read = [cut.supervisions[0].text for cut in splits["train"]]
-    with atomic_write(RUNS / "text/books.txt") as path:
-        path.write_text("\n".join(book) + "\n")
-    with atomic_write(RUNS / "text/read.txt") as path:
-        path.write_text("\n".join(read) + "\n")
-    words = sorted({word for line in [*book, *read] for word in line.split()})
-    spoken = pronounce(words + sorted({w for cut in splits["dev"] for w in cut.supervisions[0].text.split()} - set(words)))
-    print(spoken.sources)
-    with atomic_write(RUNS / "lexicon.txt") as path:
-        path.write_text(spoken.lexicon.to_text())
+    lines = {
+        name: [cut.supervisions[0].text or "" for cut in splits[name]]
+        for name in ("ocean", "arctic", "dev-ocean", "dev-libri", "train", "dev")
+    }
+    books = [upper(line) for line in (corpora / BOOKS).read_text().splitlines()]
+    lines["books"] = [line for line in books if line not in set(lines["dev-libri"])]
+    for name, sentences in lines.items():
+        with atomic_write(RUNS / f"text/{name}.txt") as path:
+            path.write_text("\n".join(sentences) + "\n")
+    known = Counter(word for name in ("books", "train") for line in lines[name] for word in line.split())
+    # Dev words are pronounced so that phone errors can be counted on them; they get no place in the language model.
+    dev_only = {word for line in lines["dev"] for word in line.split()} - set(known)
+    spoken = pronounce([word for word, _ in known.most_common()] + sorted(dev_only))
+    print(f"lexicon: {spoken.sources}")
+    for name, words in (("lexicon", known), ("lexicon-dev", spoken.lexicon)):
+        with atomic_write(RUNS / f"{name}.txt") as path:
+            path.write_text(spoken.lexicon.restricted_to(words).to_text())
+
+
+def language_models(corpora: Path) -> None:
+    """Trigrams: books, training sentences and prompts, mixed to suit the dev speakers of each test set."""
+    for name in ("ocean", "libri"):
+        report = build_language_model(
+            [RUNS / f"text/{text}.txt" for text in ("books", "ocean", "arctic")],
+            RUNS / f"lm-{name}.arpa.gz",
+            order=3,
+            vocabulary=RUNS / "lexicon.txt",
+            held_out=RUNS / f"text/dev-{name}.txt",
+        )
+        print(report)
 
 
 def train(corpora: Path) -> None:
@@ -70,7 +97,7 @@ def student(corpora: Path) -> None:
     print(result.dev)
 
 
-STAGES = {"prepare": prepare, "train": train, "student": student}
+STAGES = {"prepare": prepare, "lm": language_models, "train": train, "student": student}
 
 
 def main() -> None:

@@ -1,0 +1,65 @@
+"""Decoding weights tuned on a dev set: the acoustic model runs once, the search many times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jiwer
+import numpy as np
+
+from asr_compress.runtime.beam import BeamDecoder
+
+LM_WEIGHTS = (0.4, 0.7, 1.0, 1.3, 1.6, 2.0)
+WORD_SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One pair of weights and its word error rate on the dev set."""
+
+    lm_weight: float
+    word_score: float
+    wer: float
+
+
+def tune_decoding(
+    decoder: BeamDecoder,
+    log_probs: Sequence[np.ndarray],
+    references: Sequence[str],
+    frame_s: float,
+    lm_weights: Sequence[float] = LM_WEIGHTS,
+    word_scores: Sequence[float] = WORD_SCORES,
+    report: Callable[[Trial], None] = lambda trial: None,
+) -> tuple[Trial, ...]:
+    """Search the two weights in turn, each with the other at its best, until neither moves.
+
+    Args:
+        log_probs: float32 `(frames, tokens)` of each dev utterance.
+        references: their normalized transcripts.
+        frame_s: seconds from one frame to the next.
+        report: called with each trial as it ends.
+
+    Returns:
+        All trials, the best first; of equals the one with weights nearest to zero.
+    """
+    trials: dict[tuple[float, float], Trial] = {}
+
+    def measure(lm_weight: float, word_score: float) -> float:
+        if (lm_weight, word_score) not in trials:
+            search = decoder.with_config(lm_weight=lm_weight, word_score=word_score)
+            texts = [search.decode(frames, frame_s).text for frames in log_probs]
+            trial = Trial(lm_weight, word_score, jiwer.process_words(list(references), texts).wer)
+            trials[lm_weight, word_score] = trial
+            report(trial)
+        return trials[lm_weight, word_score].wer
+
+    lm_weight, word_score = lm_weights[len(lm_weights) // 2], min(word_scores, key=abs)
+    while True:
+        before = lm_weight, word_score
+        lm_weight = min(lm_weights, key=lambda weight: measure(weight, word_score))
+        word_score = min(word_scores, key=lambda score: measure(lm_weight, score))
+        if (lm_weight, word_score) == before:
+            break
+    ranked = sorted(trials.values(), key=lambda trial: (trial.wer, abs(trial.lm_weight) + abs(trial.word_score)))
+    return tuple(ranked)
