@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from asr_compress.evaluation.environment import cpu_model, instruction_sets
+from asr_compress.evaluation import environment
+from asr_compress.runtime.native_backend import instruction_set, instruction_sets
 
 Status = Literal["ok", "missing", "problem"]
 
@@ -50,10 +51,9 @@ def _python() -> Check:
 def _processor() -> Check:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limits = [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
-    sets = " ".join(instruction_sets())
-    return Check(
-        "processor", "ok", ", ".join([cpu_model(), f"{usable} cores usable", *([sets] if sets else []), *limits])
-    )
+    sets = " ".join(environment.instruction_sets())
+    found = [environment.cpu_model(), f"{usable} cores usable", *([sets] if sets else []), *limits]
+    return Check("processor", "ok", ", ".join(found))
 
 
 def _memory() -> Check:
@@ -65,17 +65,11 @@ def _memory() -> Check:
 
 
 def _engine() -> Check:
-    from asr_compress.runtime.engine import native_instructions
-
-    instructions = native_instructions()
-    if instructions is None:
-        return Check(
-            "engine",
-            "missing",
-            "numpy reference, 30 to 100 times slower",
-            "install a C++ compiler, then install asr-compress again",
-        )
-    return Check("engine", "ok", f"native, {instructions}")
+    chosen = instruction_set()
+    if chosen is None:
+        advice = "install a C++ compiler, then install asr-compress again"
+        return Check("engine", "missing", "numpy reference, many times slower", advice)
+    return Check("engine", "ok", f"native with {chosen}; this machine runs {', '.join(instruction_sets())}")
 
 
 def _runtime() -> Check:
@@ -88,7 +82,7 @@ def _extras() -> list[Check]:
     try:
         requirements = requires("asr-compress") or []
     except PackageNotFoundError:
-        return [Check("extras", "problem", "asr-compress runs without being installed", "pip install --editable .")]
+        return [Check("extras", "missing", "asr-compress runs without being installed", "pip install --editable .")]
     checks = []
     for extra, use in _EXTRAS.items():
         wanted = [_name(line) for line in requirements if f'extra == "{extra}"' in line.replace("'", '"')]

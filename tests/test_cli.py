@@ -7,16 +7,21 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO, TextIOWrapper
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import typer
 
 from asr_compress import __version__
 from asr_compress.cli import app, main
 from asr_compress.cli.output import explain
 from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.tokens import Tokens
 from tests.commands import command_lines, parse, words
+from tests.runtime.tones import RATE_HZ, say, silence, tone_bundle
 
 VERBS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
@@ -142,3 +147,91 @@ def test_lexicon(run, tmp_path: Path) -> None:
     text.write_text("1984\n")
     assert run("lexicon", text, "--out", out).code == 2
     assert "CAT\tK AE T\n" in out.read_text()
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """A folder with a recognizer of tones, `tones.safetensors`, and recordings of them."""
+    tokens = Tokens.characters("ABC")
+    tone_bundle(tokens).save(tmp_path / "tones.safetensors")
+    soundfile.write(tmp_path / "ab.wav", say("AB CAB", tokens), RATE_HZ)
+    soundfile.write(tmp_path / "c.flac", say("C", tokens), RATE_HZ)
+    return tmp_path
+
+
+def test_transcribe(run, speech: Path) -> None:
+    model, ab, c = speech / "tones.safetensors", speech / "ab.wav", speech / "c.flac"
+    assert run("transcribe", model, ab) == Result(0, "AB CAB\n", "")
+    assert run("transcribe", model, ab, c).out == f"{ab}\tAB CAB\n{c}\tC\n"
+    lines = [json.loads(line) for line in run("transcribe", model, ab, c, "--json").out.splitlines()]
+    assert [line["audio"] for line in lines] == [str(ab), str(c)]
+    assert [word["text"] for word in lines[0]["words"]] == ["AB", "CAB"]
+    assert run("transcribe", model, ab, "--format", "srt").out.endswith("\nAB CAB\n")
+
+
+def test_transcribe_of_other_rates_channels_and_sample_formats(run, speech: Path) -> None:
+    samples = say("AB", Tokens.characters("ABC"))
+    path = speech / "stereo.wav"
+    soundfile.write(path, np.stack([np.repeat(samples, 3)] * 2, axis=1), 3 * RATE_HZ, subtype="PCM_24")
+    assert run("transcribe", speech / "tones.safetensors", path).out == "AB\n"
+
+
+def test_transcribe_goes_on_after_a_bad_file(run, speech: Path) -> None:
+    text, empty, missing = speech / "text.wav", speech / "empty.wav", speech / "missing.wav"
+    text.write_text("not audio")
+    empty.touch()
+    result = run("transcribe", speech / "tones.safetensors", text, empty, missing, speech / "c.flac")
+    assert result.code == 2
+    assert result.out == f"{speech / 'c.flac'}\tC\n"
+    lines = result.err.splitlines()
+    assert len(lines) == 3
+    assert all(
+        line.startswith(f"asr-compress: {path}") for line, path in zip(lines, (text, empty, missing), strict=True)
+    )
+
+
+def test_transcribe_says_what_is_wrong_with_a_bundle(run, speech: Path) -> None:
+    damaged = speech / "damaged.safetensors"
+    damaged.write_bytes((speech / "tones.safetensors").read_bytes()[:-40])
+    result = run("transcribe", damaged, speech / "c.flac")
+    assert result.code == 2
+    assert len(result.err.splitlines()) == 1
+    assert str(damaged) in result.err
+    assert run("transcribe", speech / "tones.safetensors").code == 2
+
+
+def test_transcribe_without_a_bundle(run, speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(speech)
+    monkeypatch.delenv("ASR_COMPRESS_BUNDLE", raising=False)
+    result = run("transcribe", "c.flac")
+    assert result.code == 2
+    assert "make demo" in result.err
+    monkeypatch.setenv("ASR_COMPRESS_BUNDLE", "tones.safetensors")
+    assert run("transcribe", "c.flac").out == "C\n"
+
+
+def test_stream_of_a_file_and_of_standard_input(run, speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = speech / "tones.safetensors"
+    assert run("stream", model, speech / "ab.wav", "--endpoint-s", 0).out == "AB CAB\n"
+    tokens = Tokens.characters("ABC")
+    samples = np.concatenate([say("AB", tokens), silence(1.5), say("C", tokens)])
+    raw = (samples * 32767).astype("<i2").tobytes()
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BufferedReader(BytesIO(raw))))
+    result = run("stream", model, "-", "--json", "--chunk-s", 0.07)
+    segments = [json.loads(line) for line in result.out.splitlines()]
+    assert [segment["text"] for segment in segments] == ["AB", "C"]
+    assert segments[1]["words"][0]["start_s"] > 1.5
+    assert run("stream", model, speech / "ab.wav", "--chunk-s", 0).code == 2
+
+
+def test_transcribe_loads_neither_torch_nor_scipy(speech: Path) -> None:
+    program = (
+        "import sys; from asr_compress.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: print(sorted(sys.modules))"
+    )
+    arguments = [sys.executable, "-c", program, "transcribe", speech / "tones.safetensors", speech / "ab.wav"]
+    text, modules = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert text == "AB CAB"
+    for heavy in ("torch", "lhotse", "scipy", "librosa", "matplotlib", "rich", "yaml"):
+        assert f"'{heavy}'" not in modules

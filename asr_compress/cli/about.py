@@ -26,7 +26,10 @@ def doctor(json: Json = False) -> None:
     if json:
         show_json([asdict(check) for check in checks])
     else:
-        show_table([asdict(check) for check in checks])
+        for check in checks:
+            typer.echo(f"{check.status:8} {check.name:12} {check.found}")
+            if check.advice:
+                typer.echo(f"{'':21} to do: {check.advice}")
     if any(check.status == "problem" for check in checks):
         raise typer.Exit(1)
 
