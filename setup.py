@@ -19,6 +19,7 @@ FLAGS = [
     "-ffp-contract=off",  # every float operation rounded by itself: what makes all instruction sets agree
     "-fno-math-errno",
     "-fvisibility=hidden",
+    "-g0",
 ]
 # GCC warns about its own AVX-512 headers.
 KERNEL_FLAGS = ["-fno-trapping-math", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-pragmas"]
@@ -51,7 +52,7 @@ class BuildKernels(build_ext):
         super().build_extension(ext)
 
 
-sanitize_flags = [f"-fsanitize={SANITIZE}", "-g", "-fno-omit-frame-pointer"] if SANITIZE else []
+sanitize_flags = [f"-fsanitize={SANITIZE}", "-g", "-O1", "-fno-omit-frame-pointer"] if SANITIZE else []
 setup(
     ext_modules=[
         Extension(

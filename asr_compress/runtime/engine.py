@@ -10,12 +10,18 @@ import numpy as np
 
 from asr_compress.runtime import reference
 from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.native_backend import NativeBackend, instruction_set
 from asr_compress.runtime.network import Layer, Network, input_width, output_width
 from asr_compress.runtime.reference import State
 from asr_compress.runtime.stream import Lookahead, Stream, checked_frames
 
 BACKENDS = ("auto", "native", "reference")
 BACKEND_VARIABLE = "ASR_COMPRESS_BACKEND"
+
+
+def native_instructions() -> str | None:
+    """The instruction set of the compiled kernels in use: "avx512", "avx2", "neon", "portable"; None without them."""
+    return instruction_set()
 
 
 class Backend(Protocol):
@@ -118,4 +124,6 @@ def _make_backend(network: Network, backend: str, threads: int) -> Backend:
         backend = os.environ.get(BACKEND_VARIABLE, "auto")
     if backend not in BACKENDS:
         raise InputError(f"backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
-    return ReferenceBackend(network)
+    if backend == "reference" or (backend == "auto" and instruction_set() is None):
+        return ReferenceBackend(network)
+    return NativeBackend(network, threads)

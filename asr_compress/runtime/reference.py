@@ -142,10 +142,17 @@ def _start_window(left: int, width: int) -> State:
     return {"frames": np.zeros((left, width), np.float32), "skip": np.zeros((), np.int64)}
 
 
-def _windows(
+def _windows(x: np.ndarray, state: State, span: int, stride: int, left: int, final: bool) -> tuple[np.ndarray, State]:
+    """Windows of `span` frames every `stride`: float32 (windows, span, features), and the next state."""
+    frames, count, state = window_frames(x, state, span, stride, left, final)
+    starts = np.arange(count)[:, None] * stride
+    return frames[starts + np.arange(span)], state
+
+
+def window_frames(
     x: np.ndarray, state: State, span: int, stride: int, left: int, final: bool
-) -> tuple[np.ndarray, State]:
-    """Windows of `span` frames every `stride`: float32 (windows, span, features), and the next state.
+) -> tuple[np.ndarray, int, State]:
+    """The frames that the next windows read, float32 (frames, features), how many windows, and the next state.
 
     Window t begins at frame t * stride - left. All that are whole come out; at the end also those, filled up
     with zeros, that make it ceil(frames / stride) windows in all.
@@ -159,11 +166,9 @@ def _windows(
         frames = np.concatenate([frames, np.zeros((missing, frames.shape[1]), np.float32)])
     else:
         count = max(0, (len(frames) - span) // stride + 1)
-    starts = np.arange(count)[:, None] * stride
-    windows = frames[starts + np.arange(span)]
     used = count * stride
-    rest = frames[used:].copy()
-    return windows, {"frames": rest, "skip": np.array(skip + max(0, used - len(frames)), np.int64)}
+    rest = {"frames": frames[used:].copy(), "skip": np.array(skip + max(0, used - len(frames)), np.int64)}
+    return frames, count, rest
 
 
 def _patches(layer: Conv, taps: np.ndarray) -> np.ndarray:

@@ -25,8 +25,10 @@ struct DenseInt8 {
     const int32_t* correction;  // [panels * 64]: what undoes the offset of the activations, see Kernels::code_offset
 };
 
+// Strips start anew at each gate, so that the last strip of a gate may have fewer rows.
 struct BlockInt8 {
     int rows, cols, strips;
+    const int32_t* first_rows;  // [strips + 1]: a strip's rows
     const uint32_t* starts;     // [strips + 1]: a strip's blocks in `quads` and `tiles`
     const uint16_t* quads;      // column of each block, in quads
     const int8_t* tiles;        // [blocks]
@@ -34,8 +36,6 @@ struct BlockInt8 {
     const int32_t* correction;  // [strips * 16]
 };
 
-// As formats/int4.py states: a group's scale is an integer multiplier (uint8) times the row's float scale, so
-// sums stay integers (a group's fits int16) and are scaled once, as int8's are. See NOTE_int4_for_native.md.
 // Two quads share a tile's bytes: the low nibbles are the even quad, the high nibbles the odd one; nibble = code + 8.
 // A weight is code * multiplier of its group * scale of its row. A group has at most 32 columns: its sum fits int16.
 struct GroupInt4 {
@@ -46,15 +46,20 @@ struct GroupInt4 {
     const float* scales;         // [panels * 64]
 };
 
-// As BlockInt8, but two consecutive blocks share a tile's bytes: low nibbles the first, high nibbles the second;
-// a nibble is a two's complement code. `starts` counts pairs; an odd block is paired with zeros.
+// As BlockInt8, but two consecutive blocks share a tile's bytes: low nibbles the first, high nibbles the second; a
+// nibble is a two's complement code. An odd block is paired with zeros. Four pairs, or what is left of a strip,
+// share a multiplier for each row.
+constexpr int kGroupPairs = 4;
 struct BlockInt4 {
     int rows, cols, strips;
-    const uint32_t* starts;
-    const uint16_t* quads;      // two for each pair
-    const uint8_t* tiles;       // [pairs]
-    const float* scales;        // [strips * 16], already divided by 16: codes are multiplied as code * 16
-    const int32_t* correction;  // [strips * 16]
+    const int32_t* first_rows;    // [strips + 1]
+    const uint32_t* starts;       // [strips + 1]: a strip's pairs
+    const uint16_t* quads;        // [pairs][2]
+    const uint8_t* tiles;         // [pairs]
+    const uint32_t* groups;       // [strips]: a strip's first group
+    const uint8_t* multipliers;   // [groups][16]
+    const float* scales;          // [strips * 16]
+    const int32_t* correction;    // [strips * 16]
 };
 
 struct DenseF32 {

@@ -126,20 +126,21 @@ void quantize(const float* x, size_t cols, float fixed_scale, uint8_t offset, in
 
 #define UNROLL _Pragma("GCC unroll 16")
 
-// Where the rows of a strip go: all 16, or the first few of the matrix's last strip.
-inline void finish(F value, const Output& out, int n, int row, int rows) {
+// A strip's rows of the result: all 16 of them, or only those below `end`.
+inline void finish(F value, const Output& out, int n, int row, int end) {
     float* y = out.out + n * out.stride + row;
     const float* extra = out.add ? out.add + n * out.add_stride + row : nullptr;
-    if (row + kLanes <= rows) {
+    if (row + kLanes <= end) {
         store(y, extra ? add(value, load(extra)) : value);
-    } else if (row < rows) {
-        size_t left = static_cast<size_t>(rows - row);
+    } else if (row < end) {
+        size_t left = static_cast<size_t>(end - row);
         store_n(y, extra ? add(value, load_n(extra, left)) : value, left);
     }
 }
 
-inline void finish_int8(I sum, float scale, const float* scales, const Output& out, int n, int row, int rows) {
-    finish(mul(to_float(sum), mul(splat(scale), load(scales + row))), out, n, row, rows);
+// `scales`: of the strip's rows.
+inline void finish_int(I sum, float scale, const float* scales, const Output& out, int n, int row, int end) {
+    finish(mul(to_float(sum), mul(splat(scale), load(scales))), out, n, row, end);
 }
 
 // Rows are multiplied a few at a time, to share each load of a weight. n rows make tiles of nearly equal height.
@@ -222,7 +223,8 @@ struct DenseInt8Tile {
         UNROLL for (int r = 0; r < ROWS; r++) {
             UNROLL for (int s = 0; s < kDenseStrips; s++) {
                 I total = chains > 1 ? add_i(sum[0][r][s], sum[chains - 1][r][s]) : sum[0][r][s];
-                finish_int8(total, x.scales[first + r], w.scales, out, first + r, row + s * kLanes, w.rows);
+                int start = row + s * kLanes;
+                finish_int(total, x.scales[first + r], w.scales + start, out, first + r, start, w.rows);
             }
         }
     }
@@ -284,7 +286,8 @@ struct BlockInt8Tile {
         UNROLL for (int r = 0; r < ROWS; r++) {
             I total = sum[0][r];
             UNROLL for (int chain = 1; chain < chains; chain++) total = add_i(total, sum[chain][r]);
-            finish_int8(total, x.scales[first + r], w.scales, out, first + r, strip * kLanes, w.rows);
+            finish_int(total, x.scales[first + r], w.scales + strip * kLanes, out, first + r, w.first_rows[strip],
+                       w.first_rows[strip + 1]);
         }
     }
 
@@ -317,26 +320,35 @@ struct BlockInt4Tile {
     void run() const {
         constexpr int chains = ROWS == 1 ? 2 : 1;
         const int8_t* packed = packed_tile(x, first, ROWS, quads);
-        I sum[chains][ROWS];
-        I start = load_i(w.correction + strip * kLanes);
-        UNROLL for (int r = 0; r < ROWS; r++) {
-            sum[0][r] = start;
-            if constexpr (chains > 1) sum[1][r] = splat_i(0);
-        }
-        for (uint32_t pair = w.starts[strip]; pair < w.starts[strip + 1]; pair++) {
-            Tile both = load_tile(w.tiles + static_cast<size_t>(pair) * kTileBytes);
-            Tile low = low_nibbles_x16(both), high = high_nibbles_x16(both);
-            const int8_t* even = packed + static_cast<size_t>(w.quads[2 * pair]) * (ROWS * kQuad);
-            const int8_t* odd = packed + static_cast<size_t>(w.quads[2 * pair + 1]) * (ROWS * kQuad);
+        const uint8_t* multipliers = w.multipliers + static_cast<size_t>(w.groups[strip]) * kLanes;
+        I total[ROWS];
+        UNROLL for (int r = 0; r < ROWS; r++) total[r] = load_i(w.correction + strip * kLanes);
+        uint32_t pair = w.starts[strip], end = w.starts[strip + 1];
+        for (; pair < end; multipliers += kLanes) {
+            I sum[chains][ROWS];
+            UNROLL for (int chain = 0; chain < chains; chain++) {
+                UNROLL for (int r = 0; r < ROWS; r++) sum[chain][r] = splat_i(0);
+            }
+            uint32_t group_end = pair + kGroupPairs < end ? pair + kGroupPairs : end;
+            for (; pair < group_end; pair++) {
+                Tile both = load_tile(w.tiles + static_cast<size_t>(pair) * kTileBytes);
+                Tile low = low_signed(both), high = high_signed(both);
+                const int8_t* even = packed + static_cast<size_t>(w.quads[2 * pair]) * (ROWS * kQuad);
+                const int8_t* odd = packed + static_cast<size_t>(w.quads[2 * pair + 1]) * (ROWS * kQuad);
+                UNROLL for (int r = 0; r < ROWS; r++) {
+                    sum[0][r] = dot(sum[0][r], load_quad(even + r * kQuad), low);
+                    sum[chains - 1][r] = dot(sum[chains - 1][r], load_quad(odd + r * kQuad), high);
+                }
+            }
+            Multipliers factor = load_multipliers(multipliers);
             UNROLL for (int r = 0; r < ROWS; r++) {
-                sum[0][r] = dot(sum[0][r], load_quad(even + r * kQuad), low);
-                sum[chains - 1][r] = dot(sum[chains - 1][r], load_quad(odd + r * kQuad), high);
+                I group = chains > 1 ? add_i(sum[0][r], sum[chains - 1][r]) : sum[0][r];
+                total[r] = add_i(total[r], mul_i(signed_sum(group), factor));
             }
         }
-        UNROLL for (int r = 0; r < ROWS; r++) {
-            I total = chains > 1 ? add_i(sum[0][r], sum[chains - 1][r]) : sum[0][r];
-            finish_int8(total, x.scales[first + r], w.scales, out, first + r, strip * kLanes, w.rows);
-        }
+        UNROLL for (int r = 0; r < ROWS; r++)
+            finish_int(total[r], x.scales[first + r], w.scales + strip * kLanes, out, first + r, w.first_rows[strip],
+                       w.first_rows[strip + 1]);
     }
 };
 
@@ -392,8 +404,10 @@ struct GroupInt4Tile {
         }
         int row = panel * kPanelRows + strip * kLanes;
         UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < strips; s++)
-                finish_int8(total[r][s], x.scales[first + r], w.scales, out, first + r, row + s * kLanes, w.rows);
+            UNROLL for (int s = 0; s < strips; s++) {
+                int start = row + s * kLanes;
+                finish_int(total[r][s], x.scales[first + r], w.scales + start, out, first + r, start, w.rows);
+            }
         }
     }
 

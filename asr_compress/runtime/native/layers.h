@@ -29,6 +29,7 @@ public:
     // Directions that can run at the same time.
     virtual int directions() const { return 1; }
     virtual bool reverse(int) const { return false; }
+    virtual size_t outputs_of(int) const { return outputs; }  // of one direction
     // Floats of recurrent state of one direction of one utterance.
     virtual size_t state_size(int) const { return 0; }
     virtual size_t scratch_bytes() const { return 0; }
@@ -43,13 +44,17 @@ public:
     virtual void run(const Kernels&, int direction, const Utterances&, size_t from, size_t to, float* const* state,
                      Scratch&) const = 0;
 
+    // All frames of one direction by itself, whose outputs do not stand beside those of another.
+    virtual void run_alone(const Kernels& kernels, int direction, const Utterances& u, float* const* state,
+                           Scratch& scratch) const {
+        run(kernels, direction, u, 0, u.out_length[0], state, scratch);
+    }
+
     size_t output_length(size_t frames) const { return frames / stride() + (frames % stride() != 0); }
     // Output frames that `frames` of input allow when more may follow.
     size_t ready(size_t frames) const {
         return frames + before() < span() ? 0 : (frames + before() - span()) / stride() + 1;
     }
-    // The first input frame that output frames from `t` on still need.
-    size_t first_needed(size_t t) const { return t * stride() < before() ? 0 : t * stride() - before(); }
 
     const size_t inputs, outputs;
 };

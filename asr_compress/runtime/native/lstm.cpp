@@ -157,6 +157,7 @@ public:
     }
     int directions() const override { return static_cast<int>(directions_.size()); }
     bool reverse(int direction) const override { return at(direction).reverse(); }
+    size_t outputs_of(int direction) const override { return at(direction).outputs(); }
     size_t state_size(int direction) const override { return at(direction).state_size(); }
     size_t scratch_bytes() const override {
         size_t most = 0;
@@ -172,6 +173,11 @@ public:
         Utterances part = u;
         part.out = out;
         at(direction).run(kernels, part, outputs, from, to, state, scratch);
+    }
+
+    void run_alone(const Kernels& kernels, int direction, const Utterances& u, float* const* state,
+                   Scratch& scratch) const override {
+        at(direction).run(kernels, u, at(direction).outputs(), 0, u.out_length[0], state, scratch);
     }
 
 private:

@@ -31,10 +31,10 @@ void expect_scale(float input_scale) {
         throw std::invalid_argument("input_scale must be a positive number, or 0 for dynamic quantization");
 }
 
-float* padded_scales(WeightMemory& memory, Array<float> scales, int rows, int padded, float factor) {
+float* panel_scales(WeightMemory& memory, Array<float> scales, int rows, int panels) {
     expect("scales", scales.count, static_cast<size_t>(rows));
-    float* result = memory.take<float>(static_cast<size_t>(padded));
-    for (int r = 0; r < rows; r++) result[r] = scales.data[r] * factor;
+    float* result = memory.take<float>(static_cast<size_t>(panels) * kPanelRows);
+    std::copy_n(scales.data, rows, result);
     return result;
 }
 
@@ -143,7 +143,7 @@ std::unique_ptr<Map> pack_int8(const Kernels& kernels, WeightMemory& memory, int
             correction[r] -= row[c] * kernels.code_offset;
         }
     }
-    float* padded = padded_scales(memory, scales, rows, panels * kPanelRows, 1);
+    float* padded = panel_scales(memory, scales, rows, panels);
     DenseInt8 packed{rows, cols, panels, quads, tiles, padded, correction};
     return std::make_unique<PackedMap<DenseInt8, &Kernels::dense_int8>>(packed, input_scale, kernels.code_offset);
 }
@@ -180,88 +180,128 @@ std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory& memory, int rows, i
         }
         if (largest > INT32_MAX) throw std::invalid_argument("the multipliers of a row could overflow an int32 sum");
     }
-    float* padded = padded_scales(memory, scales, rows, panels * kPanelRows, 1);
+    float* padded = panel_scales(memory, scales, rows, panels);
     GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, tiles, factors, padded};
     return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(packed, input_scale, uint8_t{0}, groups);
 }
 
 namespace {
 
-// Checks a block-sparse map's index and returns the number of its strips.
-int expect_blocks(int rows, int cols, Array<uint32_t> starts, Array<uint16_t> quads, Array<int8_t> codes) {
-    expect_shape(rows, cols);
-    int strips = ceil_div(rows, kLanes);
-    expect("starts", starts.count, static_cast<size_t>(strips) + 1);
-    expect("codes", codes.count, product_of(quads.count, kTileBytes));
-    if (starts.data[0] != 0 || starts.data[strips] != quads.count)
-        throw std::invalid_argument("starts must run from 0 to the number of blocks");
-    for (int s = 0; s < strips; s++)
-        if (starts.data[s] > starts.data[s + 1]) throw std::invalid_argument("starts must not descend");
-    for (size_t b = 0; b < quads.count; b++)
-        if (quads.data[b] >= ceil_div(cols, kQuad))
-            throw std::invalid_argument("a block lies beyond the map's columns");
-    return strips;
+// The checked pattern of a block-sparse map.
+struct Strips {
+    int count = 0;
+    std::vector<int32_t> first_rows;  // [count + 1]
+    std::vector<uint32_t> starts;     // [count + 1], blocks
+
+    explicit Strips(const Blocks& b) {
+        expect_shape(b.rows, b.cols);
+        int64_t row = 0;
+        for (size_t s = 0; s < b.sections.count; s++) {
+            int64_t end = row + b.sections.data[s];
+            if (end > b.rows) throw std::invalid_argument("the sections have more rows than the map");
+            for (; row < end; row = std::min<int64_t>(row + kLanes, end)) first_rows.push_back(static_cast<int32_t>(row));
+        }
+        if (row != b.rows) throw std::invalid_argument("the sections have fewer rows than the map");
+        count = static_cast<int>(first_rows.size());
+        first_rows.push_back(b.rows);
+        expect("counts", b.counts.count, static_cast<size_t>(count));
+        starts.push_back(0);
+        for (int s = 0; s < count; s++) {
+            if (b.counts.data[s] > ceil_div(b.cols, kQuad))
+                throw std::invalid_argument("a strip has more blocks than the map has columns for");
+            starts.push_back(starts.back() + b.counts.data[s]);
+        }
+        expect("columns", b.quads.count, starts.back());
+        for (size_t i = 0; i < b.quads.count; i++)
+            if (b.quads.data[i] >= ceil_div(b.cols, kQuad))
+                throw std::invalid_argument("a block lies beyond the map's columns");
+    }
+    int rows(int strip) const { return first_rows[strip + 1] - first_rows[strip]; }
+};
+
+template <class T>
+T* copied(WeightMemory& memory, const T* from, size_t count) {
+    return std::copy_n(from, count, memory.take<T>(count)) - count;
 }
 
-// What undoes the offset of the activations in each row's sum.
-int32_t* block_correction(const Kernels& kernels, WeightMemory& memory, int strips, Array<uint32_t> starts,
-                          Array<int8_t> codes, int factor) {
-    int32_t* correction = memory.take<int32_t>(static_cast<size_t>(strips) * kLanes);
-    for (int s = 0; s < strips; s++) {
-        if (static_cast<size_t>(starts.data[s + 1] - starts.data[s]) * kQuad >= (1u << 17))
-            throw std::invalid_argument("a strip has too many blocks for int32 sums");
-        for (uint32_t b = starts.data[s]; b < starts.data[s + 1]; b++)
-            for (int i = 0; i < kTileBytes; i++)
-                correction[s * kLanes + i / kQuad] -=
-                    codes.data[static_cast<size_t>(b) * kTileBytes + i] * factor * kernels.code_offset;
-    }
-    return correction;
+float* strip_scales(WeightMemory& memory, const Strips& strips, Array<float> scales) {
+    expect("scales", scales.count, static_cast<size_t>(strips.first_rows.back()));
+    float* result = memory.take<float>(static_cast<size_t>(strips.count) * kLanes);
+    for (int s = 0; s < strips.count; s++)
+        std::copy_n(scales.data + strips.first_rows[s], strips.rows(s), result + s * kLanes);
+    return result;
 }
 
 }  // namespace
 
-std::unique_ptr<Map> pack_block_int8(const Kernels& kernels, WeightMemory& memory, int rows, int cols,
-                                     Array<uint32_t> starts, Array<uint16_t> quads, Array<int8_t> codes,
-                                     Array<float> scales, float input_scale) {
-    int strips = expect_blocks(rows, cols, starts, quads, codes);
+std::unique_ptr<Map> pack_block_int8(const Kernels& kernels, WeightMemory& memory, const Blocks& blocks,
+                                     Array<int8_t> codes, Array<float> scales, float input_scale) {
+    Strips strips(blocks);
     expect_scale(input_scale);
-    if (std::find(codes.data, codes.data + codes.count, -128) != codes.data + codes.count)
-        throw std::invalid_argument("codes contain -128; the least is -127");
-    auto packed_starts = memory.take<uint32_t>(starts.count);
-    auto packed_quads = memory.take<uint16_t>(quads.count);
-    auto tiles = memory.take<int8_t>(codes.count);
-    std::copy_n(starts.data, starts.count, packed_starts);
-    std::copy_n(quads.data, quads.count, packed_quads);
-    std::copy_n(codes.data, codes.count, tiles);
-    int32_t* correction = block_correction(kernels, memory, strips, starts, codes, 1);
-    float* padded = padded_scales(memory, scales, rows, strips * kLanes, 1);
-    BlockInt8 packed{rows, cols, strips, packed_starts, packed_quads, tiles, padded, correction};
+    expect("codes", codes.count, product_of(blocks.quads.count, kTileBytes));
+    int32_t* correction = memory.take<int32_t>(static_cast<size_t>(strips.count) * kLanes);
+    for (int s = 0; s < strips.count; s++)
+        for (size_t i = size_t{strips.starts[s]} * kTileBytes; i < size_t{strips.starts[s + 1]} * kTileBytes; i++) {
+            if (codes.data[i] == -128) throw std::invalid_argument("codes contain -128; the least is -127");
+            correction[s * kLanes + i % kTileBytes / kQuad] -= codes.data[i] * kernels.code_offset;
+        }
+    BlockInt8 packed{blocks.rows,
+                     blocks.cols,
+                     strips.count,
+                     copied(memory, strips.first_rows.data(), strips.first_rows.size()),
+                     copied(memory, strips.starts.data(), strips.starts.size()),
+                     copied(memory, blocks.quads.data, blocks.quads.count),
+                     copied(memory, codes.data, codes.count),
+                     strip_scales(memory, strips, scales),
+                     correction};
     return std::make_unique<PackedMap<BlockInt8, &Kernels::block_int8>>(packed, input_scale, kernels.code_offset);
 }
 
-std::unique_ptr<Map> pack_block_int4(const Kernels& kernels, WeightMemory& memory, int rows, int cols,
-                                     Array<uint32_t> starts, Array<uint16_t> quads, Array<int8_t> codes,
-                                     Array<float> scales, float input_scale) {
-    int strips = expect_blocks(rows, cols, starts, quads, codes);
+std::unique_ptr<Map> pack_block_int4(const Kernels& kernels, WeightMemory& memory, const Blocks& blocks,
+                                     Array<uint8_t> codes, Array<uint8_t> multipliers, Array<float> scales,
+                                     float input_scale) {
+    constexpr int group_blocks = 2 * kGroupPairs;
+    Strips strips(blocks);
     expect_scale(input_scale);
-    for (size_t i = 0; i < codes.count; i++)
-        if (codes.data[i] < -8 || codes.data[i] > 7) throw std::invalid_argument("codes must lie between -8 and 7");
-    auto packed_starts = memory.take<uint32_t>(starts.count);
-    for (int s = 0; s < strips; s++)
-        packed_starts[s + 1] = packed_starts[s] + (starts.data[s + 1] - starts.data[s] + 1) / 2;
-    auto packed_quads = memory.take<uint16_t>(size_t{2} * packed_starts[strips]);
-    auto tiles = memory.take<uint8_t>(size_t{packed_starts[strips]} * kTileBytes);
-    for (int s = 0; s < strips; s++)
-        for (uint32_t b = starts.data[s]; b < starts.data[s + 1]; b++) {
-            size_t place = size_t{packed_starts[s]} * 2 + (b - starts.data[s]);
-            packed_quads[place] = quads.data[b];
-            for (int i = 0; i < kTileBytes; i++)
-                tiles[place / 2 * kTileBytes + i] |= static_cast<uint8_t>(
-                    (codes.data[static_cast<size_t>(b) * kTileBytes + i] & 15) << (place % 2 * 4));
+    expect("codes", codes.count, product_of(blocks.quads.count, kTileBytes / 2));
+    std::vector<uint32_t> pairs{0}, groups{0};
+    for (int s = 0; s < strips.count; s++) {
+        pairs.push_back(pairs.back() + (blocks.counts.data[s] + 1) / 2);
+        groups.push_back(groups.back() + (blocks.counts.data[s] + group_blocks - 1) / group_blocks);
+    }
+    expect("multipliers", multipliers.count, product_of(groups.back(), kLanes));
+    auto quads = memory.take<uint16_t>(size_t{2} * pairs.back());
+    auto tiles = memory.take<uint8_t>(size_t{pairs.back()} * kTileBytes);
+    auto correction = memory.take<int32_t>(static_cast<size_t>(strips.count) * kLanes);
+    for (int s = 0; s < strips.count; s++) {
+        int64_t largest[kLanes] = {}, corrections[kLanes] = {};
+        for (uint32_t b = 0; b < blocks.counts.data[s]; b++) {
+            size_t from = size_t{strips.starts[s]} + b, to = size_t{2} * pairs[s] + b;
+            const uint8_t* factors = multipliers.data + (size_t{groups[s]} + b / group_blocks) * kLanes;
+            quads[to] = blocks.quads.data[from];
+            for (int i = 0; i < kTileBytes; i++) {
+                int code = (codes.data[from * kTileBytes / 2 + i / 2] >> (i % 2 * 4) & 15) - 8, row = i / kQuad;
+                tiles[to / 2 * kTileBytes + i] |= static_cast<uint8_t>((code & 15) << (to % 2 * 4));
+                corrections[row] -= int64_t{code} * factors[row] * kernels.code_offset;
+                largest[row] += int64_t{127} * 8 * factors[row];
+            }
         }
-    int32_t* correction = block_correction(kernels, memory, strips, starts, codes, 16);
-    float* padded = padded_scales(memory, scales, rows, strips * kLanes, 1.0f / 16);
-    BlockInt4 packed{rows, cols, strips, packed_starts, packed_quads, tiles, padded, correction};
+        for (int row = 0; row < kLanes; row++) {
+            if (largest[row] > INT32_MAX) throw std::invalid_argument("the multipliers of a row could overflow a sum");
+            correction[s * kLanes + row] = static_cast<int32_t>(corrections[row]);  // sums are modulo 2**32
+        }
+    }
+    BlockInt4 packed{blocks.rows,
+                     blocks.cols,
+                     strips.count,
+                     copied(memory, strips.first_rows.data(), strips.first_rows.size()),
+                     copied(memory, pairs.data(), pairs.size()),
+                     quads,
+                     tiles,
+                     copied(memory, groups.data(), groups.size()),
+                     copied(memory, multipliers.data, multipliers.count),
+                     strip_scales(memory, strips, scales),
+                     correction};
     return std::make_unique<PackedMap<BlockInt4, &Kernels::block_int4>>(packed, input_scale, kernels.code_offset);
 }
 

@@ -36,14 +36,20 @@ std::unique_ptr<Map> pack_int8(const Kernels&, WeightMemory&, int rows, int cols
 // Rows * ceil(cols / 2) bytes, the even column in the low nibble, nibble = code + 8; multipliers for each group.
 std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory&, int rows, int cols, int group, Array<uint8_t> codes,
                                Array<uint8_t> multipliers, Array<float> scales, float input_scale);
-// Blocks of 16 rows by 4 columns, row by row, strip after strip; starts: ceil(rows / 16) + 1.
-std::unique_ptr<Map> pack_block_int8(const Kernels&, WeightMemory&, int rows, int cols, Array<uint32_t> starts,
-                                     Array<uint16_t> quads, Array<int8_t> codes, Array<float> scales,
-                                     float input_scale);
-// The same with codes from -8 to 7, which are kept in nibbles.
-std::unique_ptr<Map> pack_block_int4(const Kernels&, WeightMemory&, int rows, int cols, Array<uint32_t> starts,
-                                     Array<uint16_t> quads, Array<int8_t> codes, Array<float> scales,
-                                     float input_scale);
+// Where the blocks of 16 rows by 4 columns lie. Strips of 16 rows start anew at each section of rows.
+struct Blocks {
+    int rows, cols;
+    Array<uint32_t> sections;  // rows of each section
+    Array<uint16_t> counts;    // blocks of each strip
+    Array<uint16_t> quads;     // of each block, its first column / 4
+};
+// 64 codes within +-127 for each block, row by row; one scale a row.
+std::unique_ptr<Map> pack_block_int8(const Kernels&, WeightMemory&, const Blocks&, Array<int8_t> codes,
+                                     Array<float> scales, float input_scale);
+// 32 bytes for each block, the even column in the low nibble, nibble = code + 8. Sixteen multipliers for each group:
+// eight consecutive blocks of a strip, or what is left of it.
+std::unique_ptr<Map> pack_block_int4(const Kernels&, WeightMemory&, const Blocks&, Array<uint8_t> codes,
+                                     Array<uint8_t> multipliers, Array<float> scales, float input_scale);
 std::unique_ptr<Map> pack_f32(WeightMemory&, int rows, int cols, Array<float> weights);
 // The product of two maps: left * right, the right one first.
 std::unique_ptr<Map> low_rank(std::unique_ptr<Map> left, std::unique_ptr<Map> right);

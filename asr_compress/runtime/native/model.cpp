@@ -114,114 +114,26 @@ void Model::run_in_parallel(const Utterances& whole, int threads) const {
     pipeline.run(scratch);
 }
 
-// ---- streams -------------------------------------------------------------------------------------------------
+// ---- pieces of one layer -------------------------------------------------------------------------------------
 
-namespace {
-
-constexpr uint64_t kMagic = 0x3153504d4f435341;  // "ASCOMPS1"
-constexpr uint64_t kMostFrames = uint64_t{1} << 48;
-
-struct StateHeader {
-    uint64_t magic, bytes, frames, finished;
-};
-
-StateHeader header_of(const char* state) {
-    StateHeader header;
-    std::memcpy(&header, state, sizeof header);
-    return header;
-}
-
-size_t kept_frames(const Layer& layer) { return layer.span() - 1; }
-
-// The first frame that is kept when `received` frames have come.
-size_t first_kept(const Layer& layer, size_t received) {
-    return std::min(layer.first_needed(layer.ready(received)), received);
-}
-
-size_t stream_floats(const Layer& layer) { return layer.state_size(0) + kept_frames(layer) * layer.inputs; }
-
-size_t emitted(const Layer& layer, size_t received, bool last) {
-    return last ? layer.output_length(received) : layer.ready(received);
-}
-
-}  // namespace
-
-bool Model::can_stream() const {
-    for (const auto& layer : layers_)
-        for (int d = 0; d < layer->directions(); d++)
-            if (d > 0 || layer->reverse(d)) return false;
-    return true;
-}
-
-size_t Model::state_bytes() const {
-    size_t floats = 0;
-    for (const auto& layer : layers_) floats += stream_floats(*layer);
-    return sizeof(StateHeader) + floats * sizeof(float);
-}
-
-void Model::start(char* state) const {
-    if (!can_stream()) throw std::invalid_argument("this network reads utterances backwards and cannot stream");
-    std::memset(state, 0, state_bytes());
-    StateHeader header{kMagic, state_bytes(), 0, 0};
-    std::memcpy(state, &header, sizeof header);
-}
-
-size_t Model::push_length(const char* state, size_t frames, bool last) const {
-    StateHeader header = header_of(state);
-    if (!can_stream() || header.magic != kMagic || header.bytes != state_bytes() || header.frames > kMostFrames)
-        throw std::invalid_argument("this is not a stream state of this network");
-    if (header.finished) throw std::invalid_argument("the stream is finished; start a new one");
-    if (frames > kMostFrames - header.frames) throw std::invalid_argument("the stream is too long");
-    size_t before = header.frames, after = header.frames + frames;
-    for (const auto& layer : layers_) {
-        before = layer->ready(before);
-        after = emitted(*layer, after, last);
-    }
-    return after - before;
-}
-
-void Model::push(char* state, const float* in, size_t frames, bool last, float* out) const {
-    push_length(state, frames, last);  // checks
+void Model::run_frames(size_t index, int direction, const float* in, size_t frames, float* state, float* out) const {
+    const Layer& one = layer(index);
+    if (direction < 0 || direction >= one.directions() || one.span() != 1 || one.stride() != 1)
+        throw std::invalid_argument("layer " + std::to_string(index) + " does not run frame by frame in that direction");
     Borrowed borrowed(*this);
-    Workspace& workspace = *borrowed.workspace;
-    StateHeader header = header_of(state);
-    size_t received = header.frames, fresh = frames;  // of the layer at hand
-    char* memory = state + sizeof(StateHeader);
-    Buffer joined;
-    for (size_t l = 0; l < layers_.size(); l++) {
-        const Layer& layer = *layers_[l];
-        // Aligned copies of what this layer keeps; the state itself may lie anywhere.
-        std::vector<float> kept(stream_floats(layer));
-        std::memcpy(kept.data(), memory, kept.size() * sizeof(float));
-        float* recurrent = kept.data();
-        float* window = recurrent + layer.state_size(0);
-        size_t first = first_kept(layer, received), total = received + fresh;
-        const float* frames_in = in;
-        if (kept_frames(layer) > 0) {
-            size_t old = received - first;
-            float* both = joined.reserve((old + fresh) * layer.inputs + 1);
-            std::copy_n(window, old * layer.inputs, both);
-            if (fresh) std::copy_n(in, fresh * layer.inputs, both + old * layer.inputs);
-            frames_in = both;
-        }
-        size_t from = layer.ready(received), to = emitted(layer, total, last);
-        bool final_layer = l + 1 == layers_.size();
-        float* frames_out = final_layer ? out : workspace.buffers[l % 2].reserve((to - from) * layer.outputs + 1);
-        Utterances part{1, &frames_in, &total, first, &frames_out, &to, from};
-        if (from < to) layer.run(kernels_, 0, part, from, to, &recurrent, workspace.scratch);
-        if (kept_frames(layer) > 0 && !last) {
-            size_t next = first_kept(layer, total);
-            std::copy_n(frames_in + (next - first) * layer.inputs, (total - next) * layer.inputs, window);
-        }
-        std::memcpy(memory, kept.data(), kept.size() * sizeof(float));
-        memory += kept.size() * sizeof(float);
-        in = frames_out;
-        received = from;
-        fresh = to - from;
-    }
-    header.frames += frames;
-    header.finished = last;
-    std::memcpy(state, &header, sizeof header);
+    Utterances part{1, &in, &frames, 0, &out, &frames, 0};
+    one.run_alone(kernels_, direction, part, &state, borrowed.workspace->scratch);
+}
+
+void Model::run_windows(size_t index, const float* in, size_t frames, float* out, size_t windows) const {
+    const Layer& one = layer(index);
+    if (one.state_size(0)) throw std::invalid_argument("layer " + std::to_string(index) + " has no windows");
+    Borrowed borrowed(*this);
+    // Numbers of frames so far from the start that no window reaches into the zeros before it.
+    size_t from = one.before(), to = from + windows, first = from * one.stride() - one.before();
+    size_t length = first + frames;
+    Utterances part{1, &in, &length, first, &out, &to, from};
+    one.run(kernels_, 0, part, from, to, nullptr, borrowed.workspace->scratch);
 }
 
 }  // namespace asr

@@ -1,4 +1,4 @@
-// A whole network: whole utterances, batches of them, and streams, all over one set of packed weights.
+// A whole network: whole utterances, batches of them, and pieces of layers, all over one set of packed weights.
 #pragma once
 
 #include <memory>
@@ -27,13 +27,13 @@ public:
     // in[u]: lengths[u] * inputs() floats. out[u]: output_length(lengths[u]) * outputs() floats.
     void run(size_t count, const float* const* in, const size_t* lengths, float* const* out, int threads) const;
 
-    // ---- streams, for networks that read no utterance backwards ----
-    bool can_stream() const;
-    size_t state_bytes() const;
-    void start(char* state) const;
-    // Output frames that the next push() of `frames` will give. Throws if the state is not one of this model's.
-    size_t push_length(const char* state, size_t frames, bool last) const;
-    void push(char* state, const float* in, size_t frames, bool last, float* out) const;
+    // ---- pieces of one layer, for streams: their state is the caller's ----
+    const Layer& layer(size_t index) const { return *layers_.at(index); }
+    // Frames in order of time, or reversed for a reverse direction, to as many output frames. `state`: of an LSTM's
+    // direction, h and then c; updated.
+    void run_frames(size_t index, int direction, const float* in, size_t frames, float* state, float* out) const;
+    // Output frame t from input frames [t * stride, t * stride + span); zeros beyond those that are given.
+    void run_windows(size_t index, const float* in, size_t frames, float* out, size_t windows) const;
 
 private:
     struct Borrowed;

@@ -1,7 +1,7 @@
 // asr_compress.runtime._native: the engine for Python. Plain C API, limited to what is stable since 3.11.
 //
 // A network comes in as a list of layers, each a tuple of a name and its arguments, described in
-// runtime/native_model.py, which is the only caller. Everything is checked here again: a wrong call raises
+// runtime/native_backend.py, which is the only caller. Everything is checked here again: a wrong call raises
 // ValueError or TypeError, never reads or writes outside of a buffer.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -182,12 +182,21 @@ struct Builder {
     }
 
     std::unique_ptr<Map> blocks(Items& items, int rows, int cols, bool bytes) {
-        View starts(items.next()), quads(items.next()), codes(items.next()), scales(items.next());
+        View sections(items.next()), counts(items.next()), quads(items.next()), codes(items.next());
+        Blocks pattern{rows, cols, sections.as<uint32_t>("sections", 'I'), counts.as<uint16_t>("counts", 'H'),
+                       quads.as<uint16_t>("columns", 'H')};
+        if (bytes) {
+            View scales(items.next());
+            float input_scale = items.real();
+            items.end();
+            return pack_block_int8(kernels, memory, pattern, codes.as<int8_t>("codes", 'b'), scales.floats("scales"),
+                                   input_scale);
+        }
+        View multipliers(items.next()), scales(items.next());
         float input_scale = items.real();
         items.end();
-        return (bytes ? pack_block_int8 : pack_block_int4)(
-            kernels, memory, rows, cols, starts.as<uint32_t>("starts", 'I'), quads.as<uint16_t>("columns", 'H'),
-            codes.as<int8_t>("codes", 'b'), scales.floats("scales"), input_scale);
+        return pack_block_int4(kernels, memory, pattern, codes.as<uint8_t>("codes", 'B'),
+                               multipliers.as<uint8_t>("multipliers", 'B'), scales.floats("scales"), input_scale);
     }
 
     Direction direction(PyObject* description, bool reverse) {
@@ -326,6 +335,13 @@ void expect_size(const char* what, size_t got, size_t wanted) {
                                     std::to_string(wanted));
 }
 
+size_t frames_of(const Array<float>& array, size_t features) {
+    if (array.count % features)
+        throw std::invalid_argument("an input is not a whole number of frames of " + std::to_string(features) +
+                                    " features");
+    return array.count / features;
+}
+
 PyObject* model_run(PyObject* self, PyObject* args) {
     return guarded(static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
         PyObject *inputs, *outputs;
@@ -342,11 +358,8 @@ PyObject* model_run(PyObject* self, PyObject* args) {
         for (size_t u = 0; u < count; u++) {
             views.emplace_back(PyList_GetItem(inputs, static_cast<Py_ssize_t>(u)));
             Array<float> frames = views.back().floats("an input");
-            if (frames.count % model.inputs())
-                throw std::invalid_argument("an input is not a whole number of frames of " +
-                                            std::to_string(model.inputs()) + " features");
             in.push_back(frames.data);
-            lengths.push_back(frames.count / model.inputs());
+            lengths.push_back(frames_of(frames, model.inputs()));
             views.emplace_back(PyList_GetItem(outputs, static_cast<Py_ssize_t>(u)), true);
             Array<float> logits = views.back().floats("an output");
             expect_size("an output", logits.count, product_of(model.output_length(lengths[u]), model.outputs()));
@@ -357,40 +370,43 @@ PyObject* model_run(PyObject* self, PyObject* args) {
     });
 }
 
-PyObject* model_start(PyObject* self, PyObject*) {
+PyObject* model_run_frames(PyObject* self, PyObject* args) {
     return guarded(static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
+        unsigned index;
+        int direction;
+        PyObject *input, *state, *output;
+        if (!PyArg_ParseTuple(args, "IiOOO", &index, &direction, &input, &state, &output)) throw PythonError();
         const Model& model = model_of(self);
-        std::vector<char> state(model.state_bytes());
-        model.start(state.data());
-        PyObject* result = PyByteArray_FromStringAndSize(state.data(), static_cast<Py_ssize_t>(state.size()));
-        if (!result) throw PythonError();
-        return result;
+        const Layer& layer = model.layer(index);
+        if (direction < 0 || direction >= layer.directions()) throw std::invalid_argument("no such direction");
+        View in_view(input), state_view(state, true), out_view(output, true);
+        Array<float> in = in_view.floats("the input"), numbers = state_view.floats("the state");
+        Array<float> out = out_view.floats("the output");
+        size_t frames = frames_of(in, layer.inputs);
+        expect_size("the state", numbers.count, layer.state_size(direction));
+        expect_size("the output", out.count, product_of(frames, layer.outputs_of(direction)));
+        without_gil([&] {
+            model.run_frames(index, direction, in.data, frames, const_cast<float*>(numbers.data),
+                             const_cast<float*>(out.data));
+        });
+        return Py_NewRef(Py_None);
     });
 }
 
-PyObject* model_push(PyObject* self, PyObject* args) {
+PyObject* model_run_windows(PyObject* self, PyObject* args) {
     return guarded(static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
-        PyObject *state_object, *input;
-        int last;
-        if (!PyArg_ParseTuple(args, "OOp", &state_object, &input, &last)) throw PythonError();
+        unsigned index;
+        PyObject *input, *output;
+        if (!PyArg_ParseTuple(args, "IOO", &index, &input, &output)) throw PythonError();
         const Model& model = model_of(self);
-        View state(state_object, true), view(input);
-        Array<float> frames = view.floats("the input");
-        if (frames.count % model.inputs())
-            throw std::invalid_argument("the input is not a whole number of frames of " +
-                                        std::to_string(model.inputs()) + " features");
-        if (state.size() != model.state_bytes())
-            throw std::invalid_argument("the state has " + std::to_string(state.size()) + " bytes; this network's have " +
-                                        std::to_string(model.state_bytes()));
-        size_t count = frames.count / model.inputs();
-        size_t bytes = product_of(product_of(model.push_length(state.bytes(), count, last), model.outputs()),
-                                  sizeof(float));
-        Object result(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bytes)));
-        if (!result) throw PythonError();
-        // The memory of a bytes object is aligned for floats: its header is a whole number of them.
-        auto out = reinterpret_cast<float*>(PyBytes_AsString(result.get()));
-        without_gil([&] { model.push(state.bytes(), frames.data, count, last, out); });
-        return result.release();
+        const Layer& layer = model.layer(index);
+        View in_view(input), out_view(output, true);
+        Array<float> in = in_view.floats("the input"), out = out_view.floats("the output");
+        size_t frames = frames_of(in, layer.inputs);
+        if (out.count % layer.outputs) throw std::invalid_argument("the output is not a whole number of frames");
+        size_t windows = out.count / layer.outputs;
+        without_gil([&] { model.run_windows(index, in.data, frames, const_cast<float*>(out.data), windows); });
+        return Py_NewRef(Py_None);
     });
 }
 
@@ -398,22 +414,20 @@ PyObject* model_get(PyObject* self, void* what) {
     const Model& model = model_of(self);
     switch (static_cast<const char*>(what)[0]) {
         case 'i': return PyUnicode_FromString(model.kernels().name);
-        case 'w': return PyLong_FromSize_t(model.weight_bytes());
-        default: return PyBool_FromLong(model.can_stream());
+        default: return PyLong_FromSize_t(model.weight_bytes());
     }
 }
 
 PyMethodDef model_methods[] = {
     {"run", model_run, METH_VARARGS, "run(inputs: list, outputs: list, threads: int): float32 frames to logits."},
-    {"start", model_start, METH_NOARGS, "start() -> bytearray: the state of a new stream."},
-    {"push", model_push, METH_VARARGS, "push(state: bytearray, frames, last: bool) -> bytes: float32 logits."},
+    {"run_frames", model_run_frames, METH_VARARGS, "run_frames(layer, direction, frames, state, output)."},
+    {"run_windows", model_run_windows, METH_VARARGS, "run_windows(layer, frames, output)."},
     {nullptr, nullptr, 0, nullptr},
 };
-char kInstructionSet[] = "instruction_set", kWeightBytes[] = "weight_bytes", kCanStream[] = "can_stream";
+char kInstructionSet[] = "instruction_set", kWeightBytes[] = "weight_bytes";
 PyGetSetDef model_getters[] = {
     {kInstructionSet, model_get, nullptr, "The instruction set the model is packed for.", kInstructionSet},
     {kWeightBytes, model_get, nullptr, "Bytes of packed weights in memory.", kWeightBytes},
-    {kCanStream, model_get, nullptr, "Whether no layer reads utterances backwards.", kCanStream},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 PyType_Slot model_slots[] = {

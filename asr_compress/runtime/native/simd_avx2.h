@@ -111,12 +111,14 @@ inline Tile low_nibbles(Tile w) {
 inline Tile high_nibbles(Tile w) {
     return low_nibbles({_mm256_srli_epi16(w.a, 4), _mm256_srli_epi16(w.b, 4)});
 }
-inline Tile high_nibbles_x16(Tile w) {
-    __m256i mask = _mm256_set1_epi8(static_cast<char>(0xF0));
-    return {_mm256_and_si256(w.a, mask), _mm256_and_si256(w.b, mask)};
+// Two's complement nibbles, by a table of sixteen bytes.
+inline Tile low_signed(Tile w) {
+    __m256i values = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+    Tile low = low_nibbles(w);
+    return {_mm256_shuffle_epi8(values, low.a), _mm256_shuffle_epi8(values, low.b)};
 }
-inline Tile low_nibbles_x16(Tile w) {
-    return high_nibbles_x16({_mm256_slli_epi16(w.a, 4), _mm256_slli_epi16(w.b, 4)});
-}
+inline Tile high_signed(Tile w) { return low_signed({_mm256_srli_epi16(w.a, 4), _mm256_srli_epi16(w.b, 4)}); }
+inline I signed_sum(I sum) { return sum; }
+inline I mul_i(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
 
 }  // namespace

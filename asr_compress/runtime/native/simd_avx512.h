@@ -74,10 +74,12 @@ inline I add_scaled(I total, I sum, Multipliers factor) {
 }
 inline Tile low_nibbles(Tile w) { return _mm512_and_si512(w, _mm512_set1_epi8(0x0F)); }
 inline Tile high_nibbles(Tile w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(0x0F)); }
-// Nibbles as two's complement times 16.
-inline Tile low_nibbles_x16(Tile w) {
+// Two's complement nibbles, left in the upper half of each byte: 16 times their value, which signed_sum takes off.
+inline Tile low_signed(Tile w) {
     return _mm512_and_si512(_mm512_slli_epi16(w, 4), _mm512_set1_epi8(static_cast<char>(0xF0)));
 }
-inline Tile high_nibbles_x16(Tile w) { return _mm512_and_si512(w, _mm512_set1_epi8(static_cast<char>(0xF0))); }
+inline Tile high_signed(Tile w) { return _mm512_and_si512(w, _mm512_set1_epi8(static_cast<char>(0xF0))); }
+inline I signed_sum(I sum) { return _mm512_srai_epi32(sum, 4); }
+inline I mul_i(I a, I b) { return _mm512_mullo_epi32(a, b); }
 
 }  // namespace

@@ -95,11 +95,14 @@ inline Tile low_nibbles(const Tile& w) {
 inline Tile high_nibbles(const Tile& w) {
     return parts<Tile>([&](int i) { return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(w.v[i]), 4)); });
 }
-inline Tile low_nibbles_x16(const Tile& w) {
-    return parts<Tile>([&](int i) { return vshlq_n_s8(w.v[i], 4); });
+// Two's complement nibbles.
+inline Tile low_signed(const Tile& w) {
+    return parts<Tile>([&](int i) { return vshrq_n_s8(vshlq_n_s8(w.v[i], 4), 4); });
 }
-inline Tile high_nibbles_x16(const Tile& w) {
-    return parts<Tile>([&](int i) { return vandq_s8(w.v[i], vdupq_n_s8(static_cast<int8_t>(0xF0))); });
+inline Tile high_signed(const Tile& w) {
+    return parts<Tile>([&](int i) { return vshrq_n_s8(w.v[i], 4); });
 }
+inline I signed_sum(const I& sum) { return sum; }
+inline I mul_i(const I& a, const I& b) { return parts<I>([&](int i) { return vmulq_s32(a.v[i], b.v[i]); }); }
 
 }  // namespace

@@ -97,7 +97,10 @@ inline Tile bytes(Operation operation) {
 }
 inline Tile low_nibbles(const Tile& w) { return bytes([&](int i) { return w.v[i] & 0x0F; }); }
 inline Tile high_nibbles(const Tile& w) { return bytes([&](int i) { return (w.v[i] >> 4) & 0x0F; }); }
-inline Tile low_nibbles_x16(const Tile& w) { return bytes([&](int i) { return static_cast<uint8_t>(w.v[i]) << 4; }); }
-inline Tile high_nibbles_x16(const Tile& w) { return bytes([&](int i) { return w.v[i] & 0xF0; }); }
+// Two's complement nibbles.
+inline Tile low_signed(const Tile& w) { return bytes([&](int i) { return ((w.v[i] & 15) ^ 8) - 8; }); }
+inline Tile high_signed(const Tile& w) { return bytes([&](int i) { return w.v[i] >> 4; }); }
+inline I signed_sum(const I& sum) { return sum; }
+inline I mul_i(const I& a, const I& b) { return lanes<I>([&](int l) { return a.v[l] * b.v[l]; }); }
 
 }  // namespace
