@@ -56,6 +56,24 @@ def load_audio(path: str | Path, sample_rate_hz: int = 16000) -> Samples:
     return resample(samples, rate_hz, sample_rate_hz)
 
 
+def checked_samples(samples: np.ndarray) -> Samples:
+    """Samples as (n,) float32 in [-1, 1).
+
+    Raises:
+        InputError: another shape, neither floats nor int16, or a value that is not finite.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim != 1:
+        raise InputError(f"samples have shape {samples.shape}; wanted (n,): take the mean of the channels first")
+    if samples.dtype == np.int16:
+        return np.asarray(samples, np.float32) / np.float32(32768)
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(f"samples are {samples.dtype}; wanted floats in [-1, 1) or int16")
+    if not np.isfinite(samples).all():
+        raise InputError("samples contain NaN or infinity; check where they come from")
+    return np.ascontiguousarray(samples, np.float32)
+
+
 def resample(samples: Samples, from_hz: int, to_hz: int) -> Samples:
     """Change the sample rate with a zero-phase polyphase filter (a sinc under a Kaiser window).
 

@@ -6,6 +6,7 @@ does the search, KenLM (Heafield 2011) the language model.
 
 from __future__ import annotations
 
+import gzip
 import os
 import sys
 from collections.abc import Iterator
@@ -56,6 +57,34 @@ def build_search_graph(tokens: Tokens, lexicon: Lexicon | None, lm_path: str | P
     return SearchGraph(() if lexicon is None else scored, trie, lm, boundary)
 
 
+def words_of_model(path: str | Path) -> tuple[str, ...]:
+    """The vocabulary of an ARPA file, plain or gzip-compressed, without `<s>`, `</s>` and `<unk>`.
+
+    Raises:
+        InputError: the file is missing or has no unigrams as ARPA files do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such language model; give an ARPA file (.arpa or .arpa.gz)")
+    with path.open("rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+    words: list[str] = []
+    try:
+        with gzip.open(path, "rt") if compressed else path.open() as file:
+            for line in file:
+                if line.startswith("\\1-grams:"):
+                    break
+            for line in file:
+                if line.startswith("\\"):
+                    break
+                words.extend(line.split()[1:2])
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not an ARPA language model: {error}") from None
+    if not words:
+        raise InputError(f"{path}: not an ARPA language model: it lists no unigrams; give .arpa or .arpa.gz")
+    return tuple(word for word in words if word not in ("<s>", "</s>", "<unk>"))
+
+
 def _language_model(words: tuple[str, ...], path: str | Path | None) -> Any:
     if path is None:
         from flashlight.lib.text.decoder import ZeroLM
@@ -73,8 +102,8 @@ def _language_model(words: tuple[str, ...], path: str | Path | None) -> Any:
         with _quiet_stderr():
             return KenLM(str(path), dictionary)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[-200:]
-        raise InputError(f"{path}: not a language model that can be read (ARPA, ARPA.gz): {reason}") from None
+        reason = " ".join(str(error).split()).rpartition("Exception. ")[2]  # before it, where in KenLM's source
+        raise InputError(f"{path}: not a language model that can be read (.arpa, .arpa.gz): {reason[:200]}") from None
 
 
 def _prefix_tree(tokens: Tokens, lexicon: Lexicon, lm: Any) -> Any:
@@ -95,9 +124,7 @@ def _prefix_tree(tokens: Tokens, lexicon: Lexicon, lm: Any) -> Any:
             spelled = [ids[symbol] for symbol in variant]
         except KeyError as error:
             word = list(lexicon)[labels[0]]
-            raise InputError(
-                f"lexicon: {word} is said with {error}, which is no token of the model"
-            ) from None
+            raise InputError(f"lexicon: {word} is said with {error}, which is no token of the model") from None
         for label in _rivals(labels, scores, unknown):
             trie.insert(spelled, label, scores[label])
     trie.smear(SmearingMode.MAX)
