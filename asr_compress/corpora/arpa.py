@@ -43,13 +43,9 @@ def _write(model: NgramModel, file: io.IOBase | gzip.GzipFile) -> None:
         ngrams = histories[table.prefix] + vocabulary[table.word]
         for begin in range(0, len(ngrams), _ROWS_AT_ONCE):
             rows = slice(begin, begin + _ROWS_AT_ONCE)
-            values = zip(
-                table.log10_prob[rows].tolist(), ngrams[rows], table.log10_backoff[rows].tolist(), strict=True
-            )
+            values = zip(table.log10_prob[rows].tolist(), ngrams[rows], table.log10_backoff[rows].tolist(), strict=True)
             if k < model.order:
-                lines = [
-                    f"{probability:.6f}\t{ngram}\t{backoff:.6f}\n" for probability, ngram, backoff in values
-                ]
+                lines = [f"{probability:.6f}\t{ngram}\t{backoff:.6f}\n" for probability, ngram, backoff in values]
             else:
                 lines = [f"{probability:.6f}\t{ngram}\n" for probability, ngram, _ in values]
             file.write("".join(lines).encode())

@@ -48,17 +48,13 @@ def read_folder(
         raise InputError(f"{root}: no table of transcripts; a .tsv, .csv or .jsonl is expected in it")
     by_split = {path.stem: path for path in tables}
     if len(by_split) < len(tables):
-        raise InputError(
-            f"{root}: two tables have one name; there are {', '.join(path.name for path in tables)}"
-        )
+        raise InputError(f"{root}: two tables have one name; there are {', '.join(path.name for path in tables)}")
     if len(tables) == 1 and not splits:
         by_split = {"all": tables[0]}
     for name in splits or []:
         if name not in by_split:
             raise InputError(f"{root}: no split {name!r}; there are {', '.join(by_split)}")
-    return {
-        name: to_cuts(name, _utterances(by_split[name]), normalize, problems) for name in splits or by_split
-    }
+    return {name: to_cuts(name, _utterances(by_split[name]), normalize, problems) for name in splits or by_split}
 
 
 def _utterances(table: Path) -> list[Utterance]:
@@ -72,9 +68,7 @@ def _utterances(table: Path) -> list[Utterance]:
         for suffix in AUDIO_SUFFIXES:
             name = name.removesuffix(suffix)
         speaker = _column(row, SPEAKER_COLUMNS) or table.absolute().parent.name
-        utterances.append(
-            Utterance(name, _locate(listed, table.parent), _column(row, TEXT_COLUMNS), speaker, where)
-        )
+        utterances.append(Utterance(name, _locate(listed, table.parent), _column(row, TEXT_COLUMNS), speaker, where))
     return utterances
 
 
@@ -86,9 +80,7 @@ def _delimited_rows(table: Path) -> Iterator[_Row]:
     lines = read_lines(table)
     # In TSV a quotation mark is a character of the text; in CSV it quotes.
     reader = (
-        csv.reader(lines, "excel")
-        if table.suffix == ".csv"
-        else csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE)
+        csv.reader(lines, "excel") if table.suffix == ".csv" else csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE)
     )
     header: list[str] | None = None
     for values in reader:
@@ -108,9 +100,7 @@ def _delimited_rows(table: Path) -> Iterator[_Row]:
                     f"and one of text ({', '.join(TEXT_COLUMNS)})"
                 )
         if len(values) != len(header):
-            raise InputError(
-                f"{where}: {len(values)} columns where {len(header)} are expected ({', '.join(header)})"
-            )
+            raise InputError(f"{where}: {len(values)} columns where {len(header)} are expected ({', '.join(header)})")
         yield where, dict(zip(header, (value.strip() for value in values), strict=True))
 
 
@@ -129,7 +119,5 @@ def _json_rows(table: Path) -> Iterator[_Row]:
 
 
 def _locate(listed: str, folder: Path) -> Path:
-    places = [
-        folder / place / f"{listed}{suffix}" for suffix in ("", *AUDIO_SUFFIXES) for place in AUDIO_FOLDERS
-    ]
+    places = [folder / place / f"{listed}{suffix}" for suffix in ("", *AUDIO_SUFFIXES) for place in AUDIO_FOLDERS]
     return next((place for place in places if place.is_file()), places[0])

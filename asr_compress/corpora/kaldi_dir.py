@@ -32,9 +32,7 @@ def read_kaldi(
     for name in splits or []:
         if name not in found:
             raise InputError(f"{folder}: no split {name!r}; there are {', '.join(sorted(found))}")
-    return {
-        name: to_cuts(name, _utterances(found[name]), normalize, problems) for name in splits or sorted(found)
-    }
+    return {name: to_cuts(name, _utterances(found[name]), normalize, problems) for name in splits or sorted(found)}
 
 
 def _data_directories(folder: Path) -> dict[str, Path]:
@@ -48,9 +46,7 @@ def _data_directories(folder: Path) -> dict[str, Path]:
 
 def _utterances(directory: Path) -> list[Utterance]:
     if (directory / "segments").exists():
-        raise InputError(
-            f"{directory / 'segments'}: segments are not read; cut the audio into one file an utterance"
-        )
+        raise InputError(f"{directory / 'segments'}: segments are not read; cut the audio into one file an utterance")
     audio = read_table(directory / "wav.scp")
     texts = read_table(directory / "text")
     speakers = read_table(directory / "utt2spk")
@@ -61,9 +57,7 @@ def _utterances(directory: Path) -> list[Utterance]:
         if name not in speakers or not speakers[name][0]:
             raise InputError(f"{directory / 'utt2spk'}: no speaker for utterance {name!r} of {where}")
         if listed.endswith("|"):
-            raise InputError(
-                f"{where}: a command is not an audio path; run it once and list the files it makes"
-            )
+            raise InputError(f"{where}: a command is not an audio path; run it once and list the files it makes")
         text, source = texts.get(name, (None, where))
         utterances.append(Utterance(name, _locate(listed, directory), text, speakers[name][0], source))
     return utterances

@@ -60,9 +60,7 @@ def estimate(
     limits = _limits(cutoffs, order)
     found = set().union(*sentences) if vocabulary is None else set(vocabulary)
     if vocabulary is not None and found & set(SPECIAL):
-        raise InputError(
-            f"vocabulary: {', '.join(sorted(found & set(SPECIAL)))} must not be listed; it is implied"
-        )
+        raise InputError(f"vocabulary: {', '.join(sorted(found & set(SPECIAL)))} must not be listed; it is implied")
     words = (*SPECIAL, *sorted(found - set(SPECIAL)))
     ids, position = encode(sentences, {word: number for number, word in enumerate(words)})
     counts = _count(ids, position, order, len(words))
@@ -114,9 +112,7 @@ def _smooth(counts: list[_Counts], limits: list[int]) -> tuple[NgramTable, ...]:
         backoff = np.divide(left, total, out=np.ones(histories), where=total > 0)
         # Every word but <s> can follow; with no n-gram below, all are equally likely.
         lower = below[these.suffix] if k else np.full(len(these.word), 1.0 / (len(these.word) - 1))
-        probability = (
-            np.where(kept, adjusted - amount, 0.0) / total[these.prefix] + backoff[these.prefix] * lower
-        )
+        probability = np.where(kept, adjusted - amount, 0.0) / total[these.prefix] + backoff[these.prefix] * lower
         if k == 0:
             probability[START_ID] = 0.0
         else:

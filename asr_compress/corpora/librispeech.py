@@ -38,17 +38,13 @@ def read_librispeech(
     root = require_folder(folder)
     if (root / "LibriSpeech").is_dir():
         root = root / "LibriSpeech"
-    found = [
-        place for place in sorted(root.iterdir()) if place.is_dir() and any(place.glob("*/*/*.trans.txt"))
-    ]
+    found = [place for place in sorted(root.iterdir()) if place.is_dir() and any(place.glob("*/*/*.trans.txt"))]
     if not found:
         raise InputError(f"{root}: no LibriSpeech split; <split>/<speaker>/<chapter>/*.trans.txt is expected")
     names = [part for name in splits or [] for part in (MINI if name == "mini" else (name,))]
     for name in names:
         if root / name not in found:
-            raise InputError(
-                f"{root}: no split {name!r}; there are {', '.join(place.name for place in found)}"
-            )
+            raise InputError(f"{root}: no split {name!r}; there are {', '.join(place.name for place in found)}")
     return {
         name: to_cuts(name, _utterances(root / name), normalize, problems)
         for name in names or [place.name for place in found]
@@ -59,11 +55,7 @@ def _utterances(split: Path) -> list[Utterance]:
     utterances = []
     for transcripts in sorted(split.glob("*/*/*.trans.txt")):
         chapter = transcripts.parent
-        audio = {
-            path.stem: path
-            for path in sorted(chapter.iterdir(), reverse=True)
-            if path.suffix in AUDIO_SUFFIXES
-        }
+        audio = {path.stem: path for path in sorted(chapter.iterdir(), reverse=True) if path.suffix in AUDIO_SUFFIXES}
         texts = read_table(transcripts)
         for name in audio.keys() | texts.keys():
             text, where = texts.get(name, (None, str(transcripts)))

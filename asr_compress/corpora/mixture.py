@@ -36,9 +36,7 @@ def mix(models: Sequence[NgramModel], weights: Sequence[float]) -> NgramModel:
     """
     _check(models)
     if len(weights) != len(models) or min(weights) <= 0 or abs(sum(weights) - 1) > 1e-6:
-        raise InputError(
-            f"mixture weights {list(weights)}: {len(models)} numbers above 0 that sum to 1 are needed"
-        )
+        raise InputError(f"mixture weights {list(weights)}: {len(models)} numbers above 0 that sum to 1 are needed")
     words = models[0].words
     size = len(words)
     tables: list[NgramTable] = []
@@ -46,9 +44,7 @@ def mix(models: Sequence[NgramModel], weights: Sequence[float]) -> NgramModel:
     suffix_keys: list[np.ndarray] = []
     to_union = [np.zeros(1, np.int64) for _ in models]  # row in a model's table below -> row in the union's
     for k in range(models[0].order):
-        keys_of = [
-            to[m.tables[k].prefix] * size + m.tables[k].word for to, m in zip(to_union, models, strict=True)
-        ]
+        keys_of = [to[m.tables[k].prefix] * size + m.tables[k].word for to, m in zip(to_union, models, strict=True)]
         keys = np.unique(np.concatenate(keys_of))
         prefix, word = np.divmod(keys, size)
         ngrams = np.column_stack([ngrams[prefix], word])
@@ -114,9 +110,7 @@ def _rows(keys: list[np.ndarray], ngrams: np.ndarray, size: int) -> np.ndarray:
     return row
 
 
-def _normalized(
-    table: NgramTable, prefix: np.ndarray, probability: np.ndarray, below: np.ndarray
-) -> NgramTable:
+def _normalized(table: NgramTable, prefix: np.ndarray, probability: np.ndarray, below: np.ndarray) -> NgramTable:
     """`table` with the back-off weights that the longer n-grams leave it.
 
     `prefix`, `probability` and `below` are (longer n-grams,): the history's row in `table`, the probability,

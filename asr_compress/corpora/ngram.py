@@ -106,9 +106,7 @@ def encode(sentences: Iterable[Sequence[str]], ids: Mapping[str, int]) -> tuple[
     for words in sentences:
         for special in SPECIAL:
             if special in words:
-                raise InputError(
-                    f"sentence {' '.join(words)!r}: {special} is reserved; remove it from the text"
-                )
+                raise InputError(f"sentence {' '.join(words)!r}: {special} is reserved; remove it from the text")
         flat.append(START_ID)
         flat.extend(ids.get(word, UNKNOWN_ID) for word in words)
         flat.append(END_ID)

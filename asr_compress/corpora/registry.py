@@ -10,6 +10,7 @@ from typing import Any
 from lhotse import CutSet
 
 from asr_compress.corpora.folder import read_folder
+from asr_compress.corpora.fsdd import read_fsdd
 from asr_compress.corpora.kaldi_dir import read_kaldi
 from asr_compress.corpora.librispeech import read_librispeech
 from asr_compress.corpora.splits import take_hours, take_utterances
@@ -18,6 +19,7 @@ from asr_compress.runtime.errors import InputError
 
 READERS: dict[str, Callable[..., dict[str, CutSet]]] = {
     "folder": read_folder,
+    "fsdd": read_fsdd,
     "kaldi": read_kaldi,
     "librispeech": read_librispeech,
 }
@@ -30,6 +32,7 @@ def read_corpus(
     hours: float | None = None,
     utterances: Collection[str] | None = None,
     seed: int = 0,
+    audio_dir: str | Path | None = None,
     **options: Any,
 ) -> dict[str, CutSet]:
     """Read a corpus: split name -> cuts (a `MonoCut` an utterance: normalized text, speaker, absolute path).
@@ -37,6 +40,7 @@ def read_corpus(
     Args:
         kind: name of a reader.
         hours: keep about so many hours of each training split, chosen by `seed`.
+        audio_dir: where a reader that makes audio (`fsdd`) writes it.
         utterances: keep only these ids; a split that has none of them is left out.
         options: the reader's own, see `READERS[kind]`; all take `splits`, `normalize` and `problems`.
 
@@ -51,7 +55,8 @@ def read_corpus(
     for name in options:
         if name not in allowed:
             raise InputError(f"corpus {kind!r}: no option {name!r}; it takes {', '.join(allowed)}")
-    splits = reader(folder, **options)
+    common = {"seed": seed, "audio_dir": audio_dir}
+    splits = reader(folder, **options, **{name: value for name, value in common.items() if name in allowed})
     if utterances is not None:
         splits = {name: take_utterances(cuts, utterances) for name, cuts in splits.items()}
         splits = {name: cuts for name, cuts in splits.items() if len(cuts)}
@@ -59,8 +64,5 @@ def read_corpus(
         if found < len(set(utterances)):
             raise InputError(f"{folder}: {found} of the {len(set(utterances))} listed utterances are there")
     if hours is not None:
-        splits = {
-            name: take_hours(cuts, hours, seed) if is_training(name) else cuts
-            for name, cuts in splits.items()
-        }
+        splits = {name: take_hours(cuts, hours, seed) if is_training(name) else cuts for name, cuts in splits.items()}
     return splits

@@ -32,9 +32,7 @@ def hold_out(cuts: CutSet, count: int, by: str = "speaker", seed: int = 0) -> tu
         raise InputError(f"hold out by {by!r}: unknown; choose one of {', '.join(GROUPS)}")
     groups = sorted({GROUPS[by](cut) for cut in cuts})
     if not 0 < count < len(groups):
-        raise InputError(
-            f"hold out {count} of {len(groups)} ({by}): from 1 to {len(groups) - 1} can be taken"
-        )
+        raise InputError(f"hold out {count} of {len(groups)} ({by}): from 1 to {len(groups) - 1} can be taken")
     taken = set(random.Random(seed).sample(groups, count))
     sides: dict[bool, list[MonoCut]] = defaultdict(list)
     for cut in cuts:

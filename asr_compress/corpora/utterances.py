@@ -142,9 +142,7 @@ def _recording(utterance: Utterance) -> tuple[Recording, str]:
             fault = f"{path}: no samples"
     except (RuntimeError, OSError, ValueError) as error:  # soundfile raises all three
         reason = "not a readable audio file" if path.is_file() else "no such file"
-        fault = (
-            f"{path}: {reason} ({' '.join(str(error).split())})" if path.is_file() else f"{path}: {reason}"
-        )
+        fault = f"{path}: {reason} ({' '.join(str(error).split())})" if path.is_file() else f"{path}: {reason}"
     source = AudioSource(type="file", channels=list(range(channels)), source=str(path))
     return Recording(utterance.id, [source], rate_hz, samples, samples / rate_hz), fault
 

@@ -27,8 +27,7 @@ def test_written_and_read_back_is_the_same(kaldi_corpus: Path, tmp_path: Path) -
 
 def test_the_same_corpus_gives_the_same_bytes(kaldi_corpus: Path, tmp_path: Path) -> None:
     first, second = (
-        write_manifests(read_corpus("kaldi", kaldi_corpus), tmp_path / name)["train"].read_bytes()
-        for name in "ab"
+        write_manifests(read_corpus("kaldi", kaldi_corpus), tmp_path / name)["train"].read_bytes() for name in "ab"
     )
     assert first == second
 

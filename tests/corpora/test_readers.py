@@ -163,9 +163,7 @@ def test_several_tables_are_splits(tmp_path: Path, write_audio) -> None:
         ("t.txt", "a one\n", "no table"),
     ],
 )
-def test_folder_errors_name_file_and_line(
-    tmp_path: Path, write_audio, name: str, content: str, message: str
-) -> None:
+def test_folder_errors_name_file_and_line(tmp_path: Path, write_audio, name: str, content: str, message: str) -> None:
     write_audio(tmp_path / "a.wav")
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
@@ -254,9 +252,7 @@ def test_real_corpora_have_the_sizes_they_are_said_to_have(corpora_dir: Path) ->
         problems: list[Problem] = []
         read = read_corpus(kind, corpora_dir / folder, problems=problems)
         summaries = {name: summarize(name, cuts) for name, cuts in read.items()}
-        assert {
-            name: (it.utterances, it.speakers, round(it.hours, 2)) for name, it in summaries.items()
-        } == splits
+        assert {name: (it.utterances, it.speakers, round(it.hours, 2)) for name, it in summaries.items()} == splits
         assert problems == []
     prompts, held = hold_out(read["all"], 100, by="prompt")
     assert {cut.id[:12] for cut in prompts}.isdisjoint({cut.id[:12] for cut in held})

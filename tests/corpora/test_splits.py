@@ -38,9 +38,7 @@ def test_seeds_choose_differently(train: CutSet) -> None:
 def test_held_out_by_text_and_prompt(train: CutSet) -> None:
     texts = [{cut.supervisions[0].text for cut in part} for part in hold_out(train, 2, by="text")]
     assert texts[0].isdisjoint(texts[1])
-    arctic = CutSet.from_cuts(
-        cut.with_id(f"arctic_a000{number // 2}_{number}") for number, cut in enumerate(train)
-    )
+    arctic = CutSet.from_cuts(cut.with_id(f"arctic_a000{number // 2}_{number}") for number, cut in enumerate(train))
     kept, taken = hold_out(arctic, 1, by="prompt")
     assert {name[:12] for name in ids(kept)}.isdisjoint({name[:12] for name in ids(taken)})
     assert len(taken) == 2
