@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_compress.runtime import reference
-from asr_compress.runtime.engine import Engine
+from asr_compress.runtime.engine import Engine, native_instructions
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.formats import Float16, Float32, Int4, Int8
 from asr_compress.runtime.network import Bidirectional, ConstantGates, FrameStack, LSTMLayer, output_length
@@ -25,8 +25,20 @@ def frames(count: int, seed: int = 3) -> np.ndarray:
     return Maker(seed).frames(count, 6)
 
 
-def engine(network) -> Engine:
-    return Engine(network, backend="reference")
+def engine(network, backend: str = "reference") -> Engine:
+    return Engine(network, backend=backend)
+
+
+both_backends = pytest.mark.parametrize(
+    "backend",
+    [
+        "reference",
+        pytest.param(
+            "native",
+            marks=pytest.mark.skipif(native_instructions() is None, reason="the native engine was not built"),
+        ),
+    ],
+)
 
 
 def in_pieces(stream, x: np.ndarray, cuts: list[int]) -> np.ndarray:
@@ -37,33 +49,37 @@ def in_pieces(stream, x: np.ndarray, cuts: list[int]) -> np.ndarray:
     return np.concatenate([*outputs, stream.finish()])
 
 
+@both_backends
 @pytest.mark.parametrize("encode", [f.encode for f in FORMATS], ids=[f.kind for f in FORMATS])
 @pytest.mark.parametrize("name", STREAMING)
 @given(length=st.integers(0, 23), cuts=st.lists(st.integers(0, 23), max_size=6))
 @settings(max_examples=12, deadline=None)
-def test_any_pieces_give_exactly_the_whole(name, encode, length, cuts):
-    whole = engine(streaming_networks(encode)[name])
+def test_any_pieces_give_exactly_the_whole(backend, name, encode, length, cuts):
+    whole = engine(streaming_networks(encode)[name], backend)
     x = frames(length)
     assert np.array_equal(in_pieces(whole.stream(), x, cuts), whole.run(x))
 
 
+@both_backends
 @pytest.mark.parametrize("networks", [streaming_networks, backward_networks])
-def test_lengths_down_to_no_frames(networks):
+def test_lengths_down_to_no_frames(backend, networks):
     for network in networks(Int8.encode).values():
         for length in (0, 1, 2, 5, 9):
-            assert engine(network).run(frames(length)).shape == (output_length(network, length), 7)
+            assert engine(network, backend).run(frames(length)).shape == (output_length(network, length), 7)
 
 
+@both_backends
 @pytest.mark.parametrize("networks", [streaming_networks, backward_networks])
-def test_a_batch_is_its_utterances(networks):
+def test_a_batch_is_its_utterances(backend, networks):
     for network in networks(Int8.encode).values():
         batch = [frames(length, seed=length) for length in (4, 0, 11, 1)]
-        for x, y in zip(batch, engine(network).run_batch(batch), strict=True):
-            assert np.array_equal(y, engine(network).run(x))
+        for x, y in zip(batch, engine(network, backend).run_batch(batch), strict=True):
+            assert np.array_equal(y, engine(network, backend).run(x))
 
 
-def test_no_utterances_are_no_outputs():
-    assert engine(streaming_networks()["lstm"]).run_batch([]) == []
+@both_backends
+def test_no_utterances_are_no_outputs(backend):
+    assert engine(streaming_networks()["lstm"], backend).run_batch([]) == []
 
 
 @pytest.mark.parametrize("name", STREAMING)
@@ -93,20 +109,22 @@ def test_outputs_of_pieces_come_with_the_stated_latency(name):
     assert max(late) == stream.latency_frames
 
 
+@both_backends
 @pytest.mark.parametrize("name", BACKWARD)
 @given(length=st.integers(0, 30), cuts=st.lists(st.integers(0, 30), max_size=4), chunk=st.integers(1, 9))
 @settings(max_examples=15, deadline=None)
-def test_overlapping_pieces_do_not_depend_on_how_frames_arrive(name, length, cuts, chunk):
-    whole = engine(backward_networks(Int8.encode)[name])
+def test_overlapping_pieces_do_not_depend_on_how_frames_arrive(backend, name, length, cuts, chunk):
+    whole = engine(backward_networks(Int8.encode)[name], backend)
     x = frames(length)
     at_once = in_pieces(whole.stream(chunk, 5), x, [])
     assert np.array_equal(in_pieces(whole.stream(chunk, 5), x, cuts), at_once)
     assert at_once.shape == whole.run(x).shape
 
 
+@both_backends
 @pytest.mark.parametrize("name", BACKWARD)
-def test_a_piece_that_holds_the_utterance_is_exact(name):
-    whole = engine(backward_networks(Int8.encode)[name])
+def test_a_piece_that_holds_the_utterance_is_exact(backend, name):
+    whole = engine(backward_networks(Int8.encode)[name], backend)
     x = frames(17)
     assert np.array_equal(in_pieces(whole.stream(20, 0), x, [3, 9]), whole.run(x))
 
@@ -118,11 +136,12 @@ def test_more_look_ahead_comes_nearer_to_the_whole():
     assert errors[0] > errors[1] > errors[2]
 
 
+@both_backends
 @pytest.mark.parametrize("name", STREAMING)
 @given(at=st.integers(0, 17))
 @settings(max_examples=8, deadline=None)
-def test_a_stream_goes_on_from_its_saved_state(name, at):
-    whole = engine(streaming_networks(Int8.encode)[name])
+def test_a_stream_goes_on_from_its_saved_state(backend, name, at):
+    whole = engine(streaming_networks(Int8.encode)[name], backend)
     x = frames(17)
     stream = whole.stream()
     before = stream.push(x[:at])
@@ -134,8 +153,9 @@ def test_a_stream_goes_on_from_its_saved_state(name, at):
         assert np.array_equal(y, whole.run(x))
 
 
-def test_a_stream_with_look_ahead_goes_on_from_its_saved_state():
-    whole = engine(backward_networks()["mixed"])
+@both_backends
+def test_a_stream_with_look_ahead_goes_on_from_its_saved_state(backend):
+    whole = engine(backward_networks()["mixed"], backend)
     x = frames(40)
     stream = whole.stream(6, 4)
     before = stream.push(x[:23])
@@ -288,3 +308,16 @@ def test_convolution_equals_torch(kernel, stride, dilation, channels, bins, leng
     y = y[:, : -(-length // stride[0]), : -(-bins // stride[1])].permute(1, 2, 0)
     got = reference.run(layer, x, reference.start(layer, x.shape[1]), True)[0]
     np.testing.assert_allclose(got, y.reshape(y.shape[0], -1).numpy(), atol=1e-5)
+
+
+@pytest.mark.skipif(native_instructions() is None, reason="the native engine was not built")
+@pytest.mark.parametrize("networks", [streaming_networks, backward_networks])
+@pytest.mark.parametrize("encode", [f.encode for f in FORMATS], ids=[f.kind for f in FORMATS])
+def test_kernels_give_the_numbers_of_the_reference(networks, encode):
+    for network in networks(encode).values():
+        x = frames(50)
+        wanted, got = engine(network, "reference").run(x), engine(network, "native").run(x)
+        if encode in (Int8.encode, Int4.encode):
+            assert np.array_equal(got, wanted)
+        else:
+            np.testing.assert_allclose(got, wanted, atol=2e-5)
