@@ -149,7 +149,7 @@ class Batches:
 
 
 def _buckets(utterances: int) -> int:
-    return max(1, min(30, utterances // 20))
+    return max(2, min(30, utterances // 20))  # lhotse wants at least two
 
 
 def _pad(parts: list[np.ndarray], dtype: torch.dtype) -> Tensor:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from lhotse import CutSet
 from lhotse.cut import Cut
+from rich.console import Console
 from rich.progress import track
 
 from asr_compress.corpora.utterances import is_broken
@@ -89,7 +90,9 @@ def _key(items: Sequence[Cut], config: FeatureConfig, speed: float) -> str:
 def _compute(items: list[Cut], config: FeatureConfig, speed: float, path: Path, index: Path, jobs: int) -> None:
     spans, parts, start = [], [], 0
     tasks = [(cut, config, speed) for cut in items]
-    for cut, frames in zip(items, track(_in_processes(tasks, jobs), f"features x{speed:g}", len(items)), strict=True):
+    console = Console(stderr=True)  # standard output is for results
+    shown = track(_in_processes(tasks, jobs), f"features x{speed:g}", len(items), console=console)
+    for cut, frames in zip(items, shown, strict=True):
         spans.append((cut.id, start, start + len(frames)))
         start += len(frames)
         parts.append(frames)
