@@ -42,7 +42,7 @@ class ClockStopwatch:
 
 
 class EventStopwatch:
-    """For devices with a queue. `event()` gives an object with `record()`, `synchronize()` and `elapsed_time(end)`, in ms.
+    """For devices with a queue: `event()` gives an object with `record`, `synchronize` and `elapsed_time` (in ms).
 
     Work of the host between two events counts too: an event is recorded when the host gets to it, and the copy of a
     result to the host waits for the queue.

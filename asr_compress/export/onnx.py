@@ -18,7 +18,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.files import atomic_write
 from asr_compress.runtime.network import (
     CLIPPED_RELU_LIMIT,

@@ -1,0 +1,113 @@
+"""Waveforms to text with the time of each stage: the thing that is timed, and the text that is scored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from asr_compress.evaluation.backends import BACKENDS, Model
+from asr_compress.evaluation.stopwatch import Stopwatch, stopwatch
+from asr_compress.evaluation.variants import Variant
+from asr_compress.runtime.bundle import Bundle
+from asr_compress.runtime.decoding import Decoder, GreedyDecoder, log_softmax
+from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.features import log_mel
+from asr_compress.runtime.network import output_length, time_stride
+from asr_compress.runtime.recognizer import make_decoder
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Seconds of each stage, for one or several utterances."""
+
+    features_s: float
+    model_s: float
+    decode_s: float
+
+    @property
+    def total_s(self) -> float:
+        return self.features_s + self.model_s + self.decode_s
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """What came out of one call: texts, in order, and the time of the whole batch."""
+
+    texts: tuple[str, ...]
+    stages: Stages
+
+
+class Recognition:
+    """A variant ready to run.
+
+    Attributes:
+        load_s: from the path of the bundle to here, the imports of the engine included.
+    """
+
+    def __init__(self, variant: Variant, watch: Stopwatch | None = None) -> None:
+        """Load the bundle, the engine and the decoder.
+
+        Raises:
+            Unavailable: the engine cannot run this bundle here.
+            InputError: the bundle is not readable, or a phone model is to be decoded without a lexicon.
+        """
+        start = time.perf_counter()
+        self.variant = variant
+        self.bundle = Bundle.load(variant.bundle)
+        self.decoder = _decoder(variant, self.bundle)
+        self.model: Model = BACKENDS[variant.backend].load(self.bundle, variant.device, variant.threads)
+        self.watch = watch or stopwatch(variant.device)
+        self.load_s = time.perf_counter() - start
+        stride = int(np.prod([time_stride(layer) for layer in self.bundle.network], dtype=np.int64))
+        self.frame_s = stride * self.bundle.features.shift / self.bundle.features.sample_rate_hz
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return self.bundle.features.sample_rate_hz
+
+    def recognize(self, batch: Sequence[np.ndarray]) -> Recognized:
+        """Recognize waveforms together.
+
+        Args:
+            batch: float32 (samples,) each, at `sample_rate_hz`. One shorter than a frame gives "".
+        """
+        watch = self.watch
+        marks = [watch.mark()]
+        features = [log_mel(samples, self.bundle.features) for samples in batch]
+        marks.append(watch.mark())
+        logits = self.logits(features)
+        marks.append(watch.mark())
+        texts = tuple(self.decode(frames) for frames in logits)
+        marks.append(watch.mark())
+        seconds = [watch.seconds(start, end) for start, end in pairwise(marks)]
+        return Recognized(texts, Stages(*seconds))
+
+    def logits(self, features: Sequence[Any]) -> list[np.ndarray]:
+        """Logits of utterances of (frames, bins); none for an utterance without frames."""
+        heard = [x for x in features if len(x)]
+        found = iter(self.model.run(heard) if heard else [])
+        nothing = np.empty((0, len(self.bundle.tokens)), np.float32)
+        return [next(found) if len(x) else nothing for x in features]
+
+    def decode(self, logits: np.ndarray) -> str:
+        """Text of one utterance's logits (frames', tokens)."""
+        return self.decoder.decode(log_softmax(logits), self.frame_s).text if len(logits) else ""
+
+    def output_frames(self, samples: int) -> int:
+        """Frames of logits that so many samples give."""
+        return output_length(self.bundle.network, self.bundle.features.frames(samples))
+
+
+def _decoder(variant: Variant, bundle: Bundle) -> Decoder:
+    """The decoder that a variant asks for. Raises InputError where it would give phones, which score no words."""
+    decoder = GreedyDecoder(bundle.tokens) if variant.decoder == "greedy" else make_decoder(bundle, variant.lm)
+    if bundle.tokens.kind == "phone" and bundle.lexicon is None:
+        raise InputError(f"{variant.bundle}: a model of phones without a lexicon gives no words to score")
+    if bundle.tokens.kind == "phone" and variant.decoder == "greedy":
+        raise InputError(f"{variant.bundle}: a model of phones gives no words by greedy decoding; use decoder 'auto'")
+    return decoder
