@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from asr_compress.models.layers import FrameStack, Layer, Normalize
+from asr_compress.models.layers import Conv, FrameStack, Layer, Normalize
 
 
 class AcousticModel(nn.Module):
@@ -35,8 +35,9 @@ class AcousticModel(nn.Module):
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Output frames of utterances of `lengths (batch,)` frames, without running the model."""
         for layer in self.layers:
-            stride = layer.stride if isinstance(layer, FrameStack) else getattr(layer, "stride", (1,))[0]
-            lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
+            if isinstance(layer, FrameStack | Conv):
+                stride = layer.stride if isinstance(layer, FrameStack) else layer.stride[0]
+                lengths = torch.div(lengths + stride - 1, stride, rounding_mode="floor")
         return lengths
 
     @property

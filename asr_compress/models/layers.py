@@ -29,6 +29,9 @@ class Layer(nn.Module):
 class Normalize(Layer):
     """Global mean and variance normalization, `(x - mean) * scale`. The statistics are buffers, not trained."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean.float())
@@ -130,11 +133,11 @@ class Recurrent(Layer):
 
     def __init__(self, inputs: int, hidden: int, bidirectional: bool = False, projection: int = 0) -> None:
         super().__init__()
-        self.directions = nn.ModuleList(
-            LSTMDirection(inputs, hidden, projection, reverse=reverse) for reverse in (False, True)[: 1 + bidirectional]
-        )
-        for direction in self.directions:
+        sides = (False, True)[: 1 + bidirectional]
+        directions = [LSTMDirection(inputs, hidden, projection, reverse=reverse) for reverse in sides]
+        for direction in directions:
             remember_at_first(direction)
+        self.directions = nn.ModuleList(directions)
 
     @property
     def outputs(self) -> int:

@@ -1,0 +1,109 @@
+"""Between a trained weight with its parametrizations and a weight format; both ways."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr_compress.models.maps import Map, factors_of
+from asr_compress.models.parametrizations import (
+    LowRank,
+    Mask,
+    Quantized,
+    as_matrix,
+    from_matrix,
+    kept,
+    layout_of,
+    stored_sections,
+)
+from asr_compress.models.storage import Layout, store
+from asr_compress.runtime import formats
+from asr_compress.runtime.formats import WeightFormat
+
+
+def encode(item: Map, live: np.ndarray | None = None) -> WeightFormat:
+    """The map in the format that its parametrizations say.
+
+    Args:
+        live: int64, the rows to store where an LSTM has constant gates; None stores all.
+    """
+    if any(isinstance(part, LowRank) for part in item.chain):
+        left, right = factors_of(item)
+        return formats.LowRank(encode(left, live), encode(right))
+    matrix = float_matrix(item)
+    quantizer = item.quantizer()
+    if quantizer is not None:
+        return quantizer.encode(matrix)
+    masks = item.masks()
+    keep = kept(masks)
+    if live is not None:
+        matrix, keep = np.ascontiguousarray(matrix[live]), None if keep is None else keep[live]
+    sections = stored_sections(len(item.weight), item.gates, live)
+    return store(matrix, "float32", layout_of(masks), keep, sections)
+
+
+def float_matrix(item: Map) -> np.ndarray:
+    """float32 (rows, cols): the map before any quantizer, masks applied."""
+    weight = item.trained.detach()
+    with torch.no_grad():
+        for part in item.chain:
+            if isinstance(part, Quantized):
+                break
+            weight = part(weight)
+    return matrix_of(weight)
+
+
+def matrix_of(weight: Tensor) -> np.ndarray:
+    """A weight as numpy float32 (rows, cols) in a network's order."""
+    return np.ascontiguousarray(as_matrix(weight.detach()).cpu().float().numpy())
+
+
+def decode_into(item: Map, stored: WeightFormat, live: np.ndarray | None = None) -> None:
+    """Give the map the weight that `stored` means, and the parametrizations that keep its form in training.
+
+    Args:
+        live: the rows of the map that are stored; the others become zero.
+    """
+    shape = item.weight.shape
+    if isinstance(stored, formats.LowRank):
+        item.install(LowRank(stored.rank, shape))
+        left, right = factors_of(item)
+        decode_into(left, stored.left, live)
+        decode_into(right, stored.right)
+        return
+    rows = slice(None) if live is None else live
+    matrix = np.zeros((shape[0], stored.shape[1]), np.float32)
+    matrix[rows] = stored.dense()
+    with torch.no_grad():
+        item.trained.copy_(from_matrix(torch.from_numpy(matrix), shape))
+    layout = stored_layout(stored)
+    if layout != "dense":
+        keep = np.zeros(matrix.shape, np.bool_)
+        keep[rows] = kept_weights(stored)
+        item.install(Mask(from_matrix(torch.from_numpy(keep), shape), "block" if layout == "blocks" else "weight"))
+    numbers = stored_numbers(stored)
+    if numbers != "float32":
+        scale = getattr(stored, "input_scale", None)
+        item.install(Quantized(numbers, item.masks(), item.gates, scale, live, source=stored))
+
+
+def stored_layout(stored: WeightFormat) -> Layout:
+    if isinstance(stored, formats.SparseFloat | formats.SparseInt8):
+        return "sparse"
+    return "blocks" if hasattr(stored, "pattern") else "dense"
+
+
+def kept_weights(stored: WeightFormat) -> np.ndarray:
+    """bool (rows, cols): the weights that a format in blocks or with single weights left out holds."""
+    if isinstance(stored, formats.SparseFloat | formats.SparseInt8):
+        return stored.pattern.keep
+    pattern = stored.pattern  # type: ignore[attr-defined]
+    return pattern.scatter(np.ones((pattern.blocks, 16, 4), np.bool_))
+
+
+def stored_numbers(stored: WeightFormat) -> str:
+    """The key of `storage.NUMBERS` that a format holds."""
+    if isinstance(stored, formats.SparseFloat):
+        return "float16" if stored.values.dtype == np.float16 else "float32"
+    return stored.kind.removeprefix("block_sparse_").removeprefix("sparse_")

@@ -1,0 +1,193 @@
+"""The maps of a model, by name: every weight matrix that a compression pass can work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from asr_compress.models.adopt import LSTMCell
+from asr_compress.models.layers import Conv, Linear, Recurrent
+from asr_compress.models.lstm import LSTM, LSTMDirection
+from asr_compress.models.parametrizations import LowRank, Mask, Quantized, as_matrix
+from asr_compress.runtime.errors import InputError
+
+PARTS = {"weight_ih": "input", "weight_hh": "recurrent", "weight_hr": "projection"}
+KINDS = ("input", "recurrent", "projection", "linear", "conv")
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """One weight of a model.
+
+    Attributes:
+        name: `layers.2.forward.recurrent`, `layers.8`; a factor of a factorized map ends in `.left` or `.right`.
+        owner: the module that holds the tensor.
+        tensor: its attribute in `owner`.
+        kind: "input", "recurrent" and "projection" of an LSTM, "linear" or "conv".
+        gates: 4 where rows are the gates i, f, g, o in this order, else 1.
+        factor: whether the tensor is a factor of a map.
+    """
+
+    name: str
+    owner: nn.Module
+    tensor: str
+    kind: str
+    gates: int = 1
+    factor: bool = False
+
+    @property
+    def weight(self) -> Tensor:
+        """What the model computes with: `(rows, cols)`, or `(out, in, time, bins)` of a convolution."""
+        return getattr(self.owner, self.tensor)
+
+    @property
+    def matrix(self) -> Tensor:
+        """`weight` as float32 `(rows, cols)` in the order of a `Network`, detached."""
+        return as_matrix(self.weight.detach()).float()
+
+    @property
+    def trained(self) -> nn.Parameter:
+        """The parameter behind `weight`."""
+        if self.chain:
+            return cast(nn.Parameter, parametrizations_of(self.owner, self.tensor).original)
+        return getattr(self.owner, self.tensor)
+
+    @property
+    def chain(self) -> list[nn.Module]:
+        """The parametrizations between `trained` and `weight`, in order."""
+        if not parametrize.is_parametrized(self.owner, self.tensor):
+            return []
+        modules = parametrizations_of(self.owner, self.tensor)._modules
+        return [part for key, part in modules.items() if key.isdigit() and part is not None]
+
+    @property
+    def sections(self) -> tuple[int, ...]:
+        """Rows of each gate."""
+        rows = len(self.weight)
+        return (rows // self.gates,) * self.gates
+
+    def masks(self) -> list[Mask]:
+        return [part for part in self.chain if isinstance(part, Mask)]
+
+    def quantizer(self) -> Quantized | None:
+        return next((part for part in self.chain if isinstance(part, Quantized)), None)
+
+    def install(self, part: nn.Module) -> None:
+        """Put `part` behind the parametrizations that are there."""
+        parametrize.register_parametrization(self.owner, self.tensor, part.to(self.trained.device))
+
+    def remove(self) -> None:
+        """Take all parametrizations off; what they computed becomes the trained weight."""
+        if self.chain:
+            parametrize.remove_parametrizations(self.owner, self.tensor, leave_parametrized=True)
+
+    @torch.no_grad()
+    def assign(self, weight: Tensor) -> None:
+        """Overwrite the trained weight, which may change its shape; parametrizations must have been removed."""
+        if self.chain:
+            raise ValueError(f"{self.name} is parametrized; remove the parametrizations first")
+        old = self.trained
+        setattr(self.owner, self.tensor, nn.Parameter(weight.to(old), requires_grad=old.requires_grad))
+
+
+def parametrizations_of(owner: nn.Module, tensor: str) -> nn.Module:
+    """torch's list of parametrizations of `owner.tensor`, which holds the trained tensors."""
+    return cast(nn.ModuleDict, owner.parametrizations)[tensor]
+
+
+def factors_of(item: Map) -> tuple[Map, Map]:
+    """Left `(rows, rank)` and right `(rank, cols)` factor of a factorized map."""
+    owner = parametrizations_of(item.owner, item.tensor)
+    left = Map(f"{item.name}.left", owner, "original0", item.kind, item.gates, factor=True)
+    return left, Map(f"{item.name}.right", owner, "original1", item.kind, 1, factor=True)
+
+
+def maps_of(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()) -> list[Map]:
+    """The maps of `model` in order, chosen by shell patterns on their names, or by kind.
+
+    Raises:
+        InputError: a pattern matches no map.
+    """
+    found = list(_walk(model))
+    for pattern in [*include, *exclude]:
+        if not any(_matches(item, pattern) for item in found):
+            names = ", ".join(item.name for item in found)
+            raise InputError(f"no map matches {pattern!r}; kinds are {', '.join(KINDS)}, names {names}")
+    return [
+        item
+        for item in found
+        if any(_matches(item, pattern) for pattern in include)
+        and not any(_matches(item, pattern) for pattern in exclude)
+    ]
+
+
+def directions_of(model: nn.Module) -> dict[str, LSTMDirection]:
+    """The LSTM directions of `model` by name: `layers.2.forward`."""
+    return {name: module for name, module in _named(model) if isinstance(module, LSTMDirection)}
+
+
+def unknown_parts(model: nn.Module) -> dict[str, str]:
+    """Modules that hold matrices which are no `Map`, with what they are."""
+    unknown = {}
+    for name, module in _named(model):
+        if isinstance(module, LSTMDirection | Linear | Conv | nn.Linear | nn.Conv1d | nn.Conv2d):
+            continue
+        if isinstance(module, parametrize.ParametrizationList):
+            continue
+        shapes = [tuple(p.shape) for p in module.parameters(recurse=False) if p.dim() >= 2]
+        if shapes:
+            unknown[name] = (
+                f"{type(module).__name__} with a weight of {' x '.join(map(str, shapes[0]))} is no known layer"
+            )
+    return unknown
+
+
+def _matches(item: Map, pattern: str) -> bool:
+    return pattern == item.kind or fnmatchcase(item.name, pattern)
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules with names in which directions are called forward and backward."""
+    names: dict[int, str] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, Recurrent | LSTM | LSTMCell):
+            names |= _direction_names(path, module)
+        yield names.get(id(module), path), module
+
+
+def _direction_names(path: str, module: Recurrent | LSTM | LSTMCell) -> dict[int, str]:
+    prefix = f"{path}." if path else ""
+    if isinstance(module, LSTMCell):
+        return {id(module.direction): f"{prefix}cell"}
+    names = {}
+    for index, direction in enumerate(module.directions):
+        side = "backward" if direction.reverse else "forward"
+        layer = f"{index // module.num_directions}." if isinstance(module, LSTM) else ""
+        names[id(direction)] = f"{prefix}{layer}{side}"
+    return names
+
+
+def _walk(model: nn.Module) -> Iterator[Map]:
+    for name, module in _named(model):
+        if isinstance(module, LSTMDirection):
+            for tensor, part in PARTS.items():
+                if getattr(module, tensor) is not None:
+                    gates = 1 if part == "projection" else 4
+                    yield from _with_factors(Map(f"{name}.{part}", module, tensor, part, gates))
+        elif isinstance(module, Linear | nn.Linear):
+            yield from _with_factors(Map(name, module, "weight", "linear"))
+        elif isinstance(module, Conv | nn.Conv1d | nn.Conv2d):
+            yield from _with_factors(Map(name, module, "weight", "conv"))
+
+
+def _with_factors(item: Map) -> Iterator[Map]:
+    if not any(isinstance(part, LowRank) for part in item.chain):
+        yield item
+        return
+    yield from factors_of(item)
