@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from asr_compress.runtime.formats.base import checked_size, checked_tensor
 
 GATES = ("i", "f", "g", "o")  # input, forget, candidate, output: the order of rows in every LSTM map
 ACTIVATIONS = ("relu", "clipped_relu")
+_SMALLEST_GATE = 2.0**-24  # nearer to 0 or 1 float32 cannot tell
 CLIPPED_RELU_LIMIT = 20.0  # Deep Speech's (Hannun et al. 2014, section 2)
 
 
@@ -138,6 +139,22 @@ class ConstantGates:
         if np.any(np.diff(self.rows.astype(np.int64)) <= 0):
             raise InputError("rows of constant gates must ascend without repeats")
         _set_array(self, "values", self.rows.shape)
+
+    @classmethod
+    def of_gates(cls, rows: np.ndarray, gates: np.ndarray, hidden: int) -> Self:
+        """From gate values, such as means over data, for a layer of `hidden` units.
+
+        rows: integers (n,) ascending. gates: floats (n,), in (0, 1), or in (-1, 1) for candidates; values at the
+        ends or beyond are taken as the nearest that a gate reaches.
+        """
+        rows = np.asarray(rows, np.int64)
+        gates = np.asarray(gates, np.float64)
+        candidate = rows // max(hidden, 1) == GATES.index("g")
+        # tanh(x) = 2 sigmoid(2x) - 1, so both have one inverse.
+        shares = np.where(candidate, (gates + 1) / 2, gates)
+        shares = np.clip(shares, _SMALLEST_GATE, 1 - _SMALLEST_GATE)
+        values = np.log(shares / (1 - shares)) / np.where(candidate, 2, 1)
+        return cls(rows.astype(np.uint32), values.astype(np.float32))
 
     @property
     def count(self) -> int:
@@ -281,9 +298,7 @@ def input_width(network: Network) -> int:
         elif not isinstance(layer, Activation):
             wanted = _input_width(layer)
             if wanted % factor:
-                raise InputError(
-                    f"{type(layer).__name__} takes {wanted} features, no multiple of {factor} frames"
-                )
+                raise InputError(f"{type(layer).__name__} takes {wanted} features, no multiple of {factor} frames")
             return wanted // factor
     raise InputError("the network has no layer with weights, so nothing says how many features it takes")
 

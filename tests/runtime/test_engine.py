@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -321,3 +322,27 @@ def test_kernels_give_the_numbers_of_the_reference(networks, encode):
             assert np.array_equal(got, wanted)
         else:
             np.testing.assert_allclose(got, wanted, atol=2e-5)
+
+
+@both_backends
+def test_threads_may_share_an_engine(backend):
+    shared = engine(backward_networks(Int8.encode)["mixed"], backend)
+    batch = [frames(length, seed=length) for length in (30, 7, 52, 41) * 4]
+    wanted = [engine(backward_networks(Int8.encode)["mixed"], backend).run(x) for x in batch]
+    with ThreadPoolExecutor(8) as pool:
+        for y, expected in zip(pool.map(shared.run, batch), wanted, strict=True):
+            assert np.array_equal(y, expected)
+
+
+@both_backends
+def test_streams_share_an_engine(backend):
+    shared = engine(streaming_networks(Int8.encode)["stacked"], backend)
+    batch = [frames(40, seed=seed) for seed in range(4)]
+    streams = [shared.stream() for _ in batch]
+    outputs = [
+        [stream.push(x[begin : begin + 3]) for x, stream in zip(batch, streams, strict=True)]
+        for begin in range(0, 40, 3)
+    ]
+    for index, (x, stream) in enumerate(zip(batch, streams, strict=True)):
+        y = np.concatenate([*(piece[index] for piece in outputs), stream.finish()])
+        assert np.array_equal(y, shared.run(x))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+from asr_compress.runtime import arithmetic
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.formats import Float32, Int8
 from asr_compress.runtime.network import (
@@ -90,7 +92,7 @@ def test_widths_and_lengths_follow_the_layers():
 
 def test_the_layer_that_does_not_fit_is_named():
     with pytest.raises(InputError, match=r"layer 5 \(LayerNorm\).*gets 9"):
-        output_width(network()[:5] + (LayerNorm(vector(8), vector(8)),), 7)
+        output_width((*network()[:5], LayerNorm(vector(8), vector(8))), 7)
     with pytest.raises(InputError, match="layer 0"):
         output_width(network(), 8)
 
@@ -138,3 +140,13 @@ def test_constant_gates_take_rows_away():
 def test_shapes_that_do_not_fit_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_constant_gates_take_the_values_they_were_made_of():
+    rows = np.array([0, 1, 3, 4, 5, 6])  # of two units: i, i, f, g, g, o
+    gates = np.array([0.25, 1.0, 0.5, -0.75, 1.0, 0.0])
+    made = ConstantGates.of_gates(rows, gates, hidden=2)
+    sigmoid, tanh = arithmetic.sigmoid(made.values), arithmetic.tanh(made.values)
+    got = np.where((made.rows == 4) | (made.rows == 5), tanh, sigmoid)
+    np.testing.assert_allclose(got, gates, atol=1e-6)
+    assert np.isfinite(made.values).all()

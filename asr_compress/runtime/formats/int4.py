@@ -28,6 +28,7 @@ GROUPS = (8, 16, 32)
 ZERO = 8  # the nibble of weight 0
 LEAST, LARGEST = -8, 7
 LARGEST_MULTIPLIER = 255
+_ROWS_AT_ONCE = 64
 # Clipping a group's outlier often costs less than the coarser steps it would force on the rest.
 _CLIPPINGS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
@@ -107,6 +108,18 @@ def encode_groups(weights: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarr
     """
     if group not in GROUPS:
         raise InputError(f"group is {group!r}; it must be one of {GROUPS}")
+    rows, cols = weights.shape
+    nibbles = np.empty((rows, cols), np.uint8)
+    multipliers = np.empty((rows, -(-cols // group)), np.uint8)
+    scales = np.empty(rows, np.float32)
+    # A few rows at a time stay in the cache.
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        some = slice(first, first + _ROWS_AT_ONCE)
+        nibbles[some], multipliers[some], scales[some] = _encode_rows(weights[some], group)
+    return nibbles, multipliers, scales
+
+
+def _encode_rows(weights: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows, cols = weights.shape
     groups = -(-cols // group)
     padded = np.zeros((rows, groups * group), np.float32)
