@@ -117,9 +117,9 @@ def test_models(run) -> None:
     small = rows["lstm-small"]
     assert small["streams"]
     assert not rows["blstm-small"]["streams"]
-    # Three layers over 320, 256 and 256 inputs, layer norms, 40 outputs; by hand.
+    # Three layers over 320, 256 and 256 inputs, layer norms, 40 outputs, normalization of 80 bins; by hand.
     maps = sum(4 * 256 * (inputs + 256) for inputs in (320, 256, 256)) + 40 * 256
-    assert small["parameters"] == maps + 3 * 8 * 256 + 3 * 2 * 256 + 40
+    assert small["parameters"] == maps + 3 * 4 * 256 + 3 * 2 * 256 + 40 + 2 * 80
     assert small["macs_per_audio_s"] == 25 * maps
     more = {row["name"]: row for row in json.loads(run("models", "--tokens", 41, "--json").out)}
     assert more["lstm-small"]["parameters"] == small["parameters"] + 257
