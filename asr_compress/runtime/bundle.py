@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from asr_compress import __version__
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.features import FeatureConfig
 from asr_compress.runtime.files import atomic_write
@@ -32,6 +33,7 @@ _LEXICON = "lexicon"
 _LARGEST_LEXICON_BYTES = 2**28  # a compressed lexicon that claims more is an accident or an attack
 _HEADER_KEYS = {
     "format_version",
+    "written_by",
     "features",
     "tokens",
     "lexicon_bytes",
@@ -85,6 +87,7 @@ class Bundle:
             tensors[_LEXICON] = np.frombuffer(zlib.compress(text, 9), np.uint8)
         header = {
             "format_version": FORMAT_VERSION,
+            "written_by": f"asr_compress {__version__}",
             "features": self.features.to_json(),
             "tokens": self.tokens.to_json(),
             "lexicon_bytes": None if self.lexicon is None else len(text),
@@ -98,9 +101,12 @@ class Bundle:
             encoded = json.dumps(header, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         except (TypeError, ValueError) as error:
             raise InputError(f"{path}: model, decoding and history must be JSON values: {error}") from None
-        with atomic_write(path) as temporary:
-            # One metadata entry only: several would be written in an arbitrary order.
-            save_file(tensors, temporary, metadata={_METADATA_KEY: encoded})
+        try:
+            with atomic_write(path) as temporary:
+                # One metadata entry only: several would be written in an arbitrary order.
+                save_file(tensors, temporary, metadata={_METADATA_KEY: encoded})
+        except SafetensorError as error:  # its writer wraps the system's error, a full disk for instance
+            raise OSError(f"{path}: not written, the file before it stays ({error})") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -120,16 +126,12 @@ class Bundle:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not path.is_file():
-        raise InputError(
-            f"{path}: {'a folder' if path.is_dir() else 'no such file'}; give a .safetensors bundle"
-        )
+        raise InputError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; give a .safetensors bundle")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if _METADATA_KEY not in metadata:
-                raise InputError(
-                    f"{path}: safetensors, but not an asr_compress bundle: no {_METADATA_KEY!r} entry"
-                )
+                raise InputError(f"{path}: safetensors, but not an asr_compress bundle: no {_METADATA_KEY!r} entry")
             header = _parse_header(path, metadata[_METADATA_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
@@ -151,9 +153,7 @@ def _parse_header(path: Path, encoded: str) -> dict[str, Any]:
             "reads; update asr_compress"
         )
     if version != FORMAT_VERSION or isinstance(version, bool):
-        raise InputError(
-            f"{path}: malformed bundle: format_version is {version!r}; it must be {FORMAT_VERSION}"
-        )
+        raise InputError(f"{path}: malformed bundle: format_version is {version!r}; it must be {FORMAT_VERSION}")
     if set(header) != _HEADER_KEYS:
         wrong = sorted(set(header) ^ _HEADER_KEYS)
         raise InputError(f"{path}: malformed bundle: header keys missing or unknown: {', '.join(wrong)}")

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from asr_compress.runtime.bundle import Bundle
@@ -262,3 +262,15 @@ def test_a_network_for_other_features_or_tokens_is_no_bundle():
         Bundle(whole.network, FeatureConfig(bins=5), whole.tokens)
     with pytest.raises(InputError, match="outputs for"):
         Bundle(whole.network, whole.features, Tokens.phones())
+
+
+def test_a_full_disk_leaves_the_old_file_and_says_so(saved, monkeypatch):
+    def fail(*args, **kwargs):
+        raise SafetensorError("I/O error: No space left on device")
+
+    before = saved.read_bytes()
+    monkeypatch.setattr("asr_compress.runtime.bundle.save_file", fail)
+    with pytest.raises(OSError, match="model.safetensors: not written.*No space left"):
+        bundle().save(saved)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["model.safetensors"]
