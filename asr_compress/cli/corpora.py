@@ -15,8 +15,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def prepare(
-    corpus: Annotated[str, typer.Argument(help="Layout: folder, kaldi, librispeech, ...")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the corpus is.")],
+    corpus: Annotated[str, typer.Argument(help="folder, kaldi, librispeech, fsdd, or what makes speech: demo, aloud.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where it is; for aloud a text file, for demo where to keep it.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the manifests, <split>.jsonl.gz each.")],
     split: Annotated[list[str] | None, typer.Option(help="Only this split; can be repeated.")] = None,
     normalize: Annotated[str, typer.Option(help="Text normalizer.")] = "upper",
@@ -25,6 +27,7 @@ def prepare(
     dev_speakers: Annotated[
         int, typer.Option(help="Move so many speakers out of each training split into <split>-dev.")
     ] = 0,
+    leave_out: Annotated[str | None, typer.Option(help="For fsdd: test on this speaker, train on the others.")] = None,
     seed: Annotated[int, typer.Option(help="For every random choice.")] = 0,
     json: Json = False,
 ) -> None:
@@ -36,6 +39,9 @@ def prepare(
       asr-compress prepare librispeech corpora --split train-clean-100 --hours 5 --dev-speakers 10 --out manifests
       asr-compress prepare kaldi corpora/speechocean762 --out manifests
       asr-compress prepare folder my-recordings --out manifests      # audio and a TSV, CSV or JSONL of transcripts
+      asr-compress prepare fsdd free-spoken-digit-dataset --leave-out theo --out manifests/without-theo
+      asr-compress prepare demo runs/demo-speech --out manifests      # synthesized sentences
+      asr-compress prepare aloud books.txt --hours 20 --out manifests      # a text read by synthesized voices
     """
     from asr_compress.corpora.manifests import summarize, write_manifests
     from asr_compress.corpora.registry import read_corpus
@@ -45,15 +51,18 @@ def prepare(
 
     problems: list[Problem] = []
     wanted = [line.strip() for line in read_lines(utterances) if line.strip()] if utterances else None
+    options = {"leave_out": leave_out} if leave_out else {}
     splits = read_corpus(
         corpus,
         folder,
+        audio_dir=out / "audio",
         hours=hours,
         utterances=wanted,
         seed=seed,
         splits=split or None,
         normalize=normalize,
         problems=problems,
+        **options,
     )
     if dev_speakers:
         for name in [name for name in splits if is_training(name)]:
@@ -82,7 +91,7 @@ def lm(
     ] = None,
     cutoff: Annotated[
         list[int] | None,
-        typer.Option(help="Leave out n-grams seen less often; give one for each order, from 1-grams up."),
+        typer.Option(help="Leave out n-grams seen at most so often; give one for each order, from 1-grams up."),
     ] = None,
     held_out: Annotated[
         Path | None, typer.Option(help="Text for the perplexity, and to fit the weights of several texts.")

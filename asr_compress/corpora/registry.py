@@ -9,15 +9,19 @@ from typing import Any
 
 from lhotse import CutSet
 
+from asr_compress.corpora.demo import read_demo
 from asr_compress.corpora.folder import read_folder
 from asr_compress.corpora.fsdd import read_fsdd
 from asr_compress.corpora.kaldi_dir import read_kaldi
 from asr_compress.corpora.librispeech import read_librispeech
+from asr_compress.corpora.read_aloud import read_aloud
 from asr_compress.corpora.splits import take_hours, take_utterances
 from asr_compress.corpora.utterances import is_training
 from asr_compress.runtime.errors import InputError
 
 READERS: dict[str, Callable[..., dict[str, CutSet]]] = {
+    "aloud": read_aloud,
+    "demo": read_demo,
     "folder": read_folder,
     "fsdd": read_fsdd,
     "kaldi": read_kaldi,
@@ -39,8 +43,9 @@ def read_corpus(
 
     Args:
         kind: name of a reader.
+        folder: where the corpus is; for `demo` where to keep it, for `aloud` the text file.
         hours: keep about so many hours of each training split, chosen by `seed`.
-        audio_dir: where a reader that makes audio (`fsdd`) writes it.
+        audio_dir: where a reader that makes audio (`fsdd`, `aloud`) writes it.
         utterances: keep only these ids; a split that has none of them is left out.
         options: the reader's own, see `READERS[kind]`; all take `splits`, `normalize` and `problems`.
 
@@ -55,7 +60,7 @@ def read_corpus(
     for name in options:
         if name not in allowed:
             raise InputError(f"corpus {kind!r}: no option {name!r}; it takes {', '.join(allowed)}")
-    common = {"seed": seed, "audio_dir": audio_dir}
+    common = {"seed": seed, "audio_dir": audio_dir, "hours": hours}
     splits = reader(folder, **options, **{name: value for name, value in common.items() if name in allowed})
     if utterances is not None:
         splits = {name: take_utterances(cuts, utterances) for name, cuts in splits.items()}
@@ -63,6 +68,6 @@ def read_corpus(
         found = sum(len(cuts) for cuts in splits.values())
         if found < len(set(utterances)):
             raise InputError(f"{folder}: {found} of the {len(set(utterances))} listed utterances are there")
-    if hours is not None:
+    if hours is not None and "hours" not in allowed:
         splits = {name: take_hours(cuts, hours, seed) if is_training(name) else cuts for name, cuts in splits.items()}
     return splits
