@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -456,3 +457,12 @@ def test_formats_are_read_only_and_leave_the_callers_array_alone():
         stored.weights[0, 0] = 1
     weights[0, 0] = 1
     assert isinstance(stored, WeightFormat)
+
+
+def test_the_documentation_has_every_kind_with_its_tensors():
+    text = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text()
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    for encode in ENCODERS.values():
+        stored = encode(matrix(40, 40, zeros=0.5))
+        for name in {key.split(".")[0] for key in stored.tensors()} - {"bits"}:
+            assert name in rows[stored.kind], f"{stored.kind}: {name}"
