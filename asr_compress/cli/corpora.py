@@ -27,6 +27,7 @@ def prepare(
     dev_speakers: Annotated[
         int, typer.Option(help="Move so many speakers out of each training split into <split>-dev.")
     ] = 0,
+    download: Annotated[bool, typer.Option(help="For librispeech: fetch the splits named with --split.")] = False,
     leave_out: Annotated[str | None, typer.Option(help="For fsdd: test on this speaker, train on the others.")] = None,
     seed: Annotated[int, typer.Option(help="For every random choice.")] = 0,
     json: Json = False,
@@ -37,6 +38,7 @@ def prepare(
     Examples:
       asr-compress prepare librispeech corpora/LibriSpeech --out manifests
       asr-compress prepare librispeech corpora --split train-clean-100 --hours 5 --dev-speakers 10 --out manifests
+      asr-compress prepare librispeech corpora --download --split mini --out manifests
       asr-compress prepare kaldi corpora/speechocean762 --out manifests
       asr-compress prepare folder my-recordings --out manifests      # audio and a TSV, CSV or JSONL of transcripts
       asr-compress prepare fsdd free-spoken-digit-dataset --leave-out theo --out manifests/without-theo
@@ -51,7 +53,8 @@ def prepare(
 
     problems: list[Problem] = []
     wanted = [line.strip() for line in read_lines(utterances) if line.strip()] if utterances else None
-    options = {"leave_out": leave_out} if leave_out else {}
+    given = {"leave_out": leave_out, "download": download}
+    options = {name: value for name, value in given.items() if value}
     splits = read_corpus(
         corpus,
         folder,

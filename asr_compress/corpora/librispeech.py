@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lhotse import CutSet
 
+from asr_compress.corpora.download import ARCHIVES, download_librispeech
 from asr_compress.corpora.text_files import read_table, require_folder
 from asr_compress.corpora.utterances import AUDIO_SUFFIXES, Problem, Utterance, to_cuts
 from asr_compress.runtime.errors import InputError
@@ -21,6 +22,7 @@ MINI = ("train-clean-5", "dev-clean-2")
 def read_librispeech(
     folder: str | Path,
     *,
+    download: bool = False,
     splits: list[str] | None = None,
     normalize: str = "upper",
     problems: list[Problem] | None = None,
@@ -31,17 +33,22 @@ def read_librispeech(
 
     Args:
         folder: the folder of splits, or the one that holds `LibriSpeech/`.
+        download: fetch the splits named that are not in `folder`/LibriSpeech.
 
     Raises:
-        InputError: no split; a split that is not there; duplicate ids.
+        InputError: downloading fails; no split; a split that is not there; duplicate ids.
     """
+    names = [part for name in splits or [] for part in (MINI if name == "mini" else (name,))]
+    if download:
+        if not names:
+            raise InputError(f"download: name the splits, 'mini' or of {', '.join(ARCHIVES)}")
+        download_librispeech(folder, names)
     root = require_folder(folder)
     if (root / "LibriSpeech").is_dir():
         root = root / "LibriSpeech"
     found = [place for place in sorted(root.iterdir()) if place.is_dir() and any(place.glob("*/*/*.trans.txt"))]
     if not found:
         raise InputError(f"{root}: no LibriSpeech split; <split>/<speaker>/<chapter>/*.trans.txt is expected")
-    names = [part for name in splits or [] for part in (MINI if name == "mini" else (name,))]
     for name in names:
         if root / name not in found:
             raise InputError(f"{root}: no split {name!r}; there are {', '.join(place.name for place in found)}")
