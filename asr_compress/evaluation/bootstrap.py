@@ -100,35 +100,53 @@ def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, draws: Draws, l
     and their Application", section 3.8). `benchmarks/interval_coverage.py` checks what comes out by simulation.
 
     Args:
-        numerator, denominator: (units,).
+        numerator: (units,), or (units, seeds) of several trainings: the ratio is then the mean over seeds, and seeds
+            are resampled too.
+        denominator: (units,).
     """
     top, bottom = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     if not bottom.sum() > 0:
         return Interval(float("nan"), float("nan"), float("nan"), level)
-    point = float(top.sum() / bottom.sum())
-    deviation = top - point * bottom
+    mean = top if top.ndim == 1 else top.mean(axis=1)
+    point = float(mean.sum() / bottom.sum())
+    deviation = mean - point * bottom
     if not draws.speakers_fixed:
         deviation = _shrink_between(deviation, draws.owner)
+    sums = draws.counts @ deviation.astype(np.float32)
+    if top.ndim == 2 and top.shape[1] > 1:
+        sums = sums + _seed_deviations(top - mean[:, None], draws.counts)
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = point + (draws.counts @ deviation.astype(np.float32)) / (draws.counts @ bottom.astype(np.float32))
+        values = point + sums / (draws.counts @ bottom.astype(np.float32))
     low, high = _expanded_percentiles(values.astype(np.float64), draws.independent, level)
     return Interval(point, low, high, level)
 
 
 def rate(errors: ArrayLike, words: ArrayLike, draws: Draws, level: float = LEVEL) -> Interval:
-    """Error rate with its interval. errors, words: (units,); errors may be means over seeds."""
+    """Error rate with its interval. errors: (units,) or (units, seeds); words: (units,)."""
     return ratio_interval(errors, words, draws, level)
 
 
 def difference(
     errors: ArrayLike, baseline: ArrayLike, words: ArrayLike, draws: Draws, relative: bool, level: float = LEVEL
 ) -> Interval:
-    """Paired difference to a baseline: of rates, or as a share of the baseline's rate. All (units,).
+    """Paired difference to a baseline: of rates, or as a share of the baseline's rate.
 
     A relative difference to a baseline without errors is NaN.
+
+    Args:
+        errors, baseline: (units,) or (units, seeds). As many seeds on both sides are paired in order, so that a student
+            is compared with the teacher of its own seed; else each seed is compared with the baseline's mean.
+        words: (units,).
     """
-    theirs = np.asarray(baseline, dtype=np.float64)
-    return ratio_interval(np.asarray(errors) - theirs, theirs if relative else words, draws, level)
+    ours, theirs = _by_seed(errors), _by_seed(baseline)
+    mean = theirs.mean(axis=1)
+    other = theirs if ours.shape == theirs.shape else mean[:, None]
+    return ratio_interval(ours - other, mean if relative else words, draws, level)
+
+
+def _by_seed(errors: ArrayLike) -> np.ndarray:
+    counted = np.asarray(errors, dtype=np.float64)
+    return counted[:, None] if counted.ndim == 1 else counted
 
 
 def _shrink_between(deviation: np.ndarray, owner: np.ndarray) -> np.ndarray:
@@ -140,6 +158,17 @@ def _shrink_between(deviation: np.ndarray, owner: np.ndarray) -> np.ndarray:
     between_variance, within_variance = (sums**2).sum(), (within**2).sum()
     share = 0.0 if within_variance >= between_variance else 1 - within_variance / between_variance
     return within + np.sqrt(share) * means
+
+
+def _seed_deviations(deviations: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Sums of seeds' deviations from their mean, (resamples,), with as many seeds drawn as there are.
+
+    deviations: (units, seeds). Scaled by sqrt(seeds / (seeds - 1)), without which few seeds would seem too alike.
+    """
+    seeds = deviations.shape[1]
+    drawn = np.random.default_rng(seeds).multinomial(seeds, np.full(seeds, 1 / seeds), size=len(counts)) / seeds
+    sums = counts @ deviations.astype(np.float32)
+    return (drawn * sums).sum(axis=1) * np.sqrt(seeds / (seeds - 1))
 
 
 def _expanded_percentiles(values: np.ndarray, independent: int, level: float) -> tuple[float, float]:

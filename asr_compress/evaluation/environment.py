@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +22,8 @@ _PACKAGES = ("asr-compress", "numpy", "torch", "torchaudio", "onnxruntime", "ope
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def environment() -> dict[str, Any]:
-    """The environment record: plain JSON values, no two runs of which differ except in `date` and `load`.
+def environment(uses_gpu: bool = False) -> dict[str, Any]:
+    """The environment record, plain JSON values; two runs on one machine differ in `date` and `load` only.
 
     `load` is the number of processes that were running or waiting when the run began; a machine that does other work
     gives other times.
@@ -41,7 +40,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages(),
         "thread_variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
-        "gpu": gpu(),
+        "gpu": gpu() if uses_gpu else None,
         "commit": commit(),
     }
 
@@ -76,9 +75,10 @@ def packages() -> dict[str, str]:
 
 
 def gpu() -> dict[str, str] | None:
-    """Name, driver's CUDA and cuDNN of the first GPU, or None. Looks only where torch is loaded already."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    """Name, CUDA and cuDNN versions of torch's first GPU; None where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
         return None
     return {
         "name": torch.cuda.get_device_name(0),

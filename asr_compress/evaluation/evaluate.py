@@ -93,7 +93,7 @@ def evaluate(
     check_unique(variants)
     test_set = load_test_set(manifest, limit)
     settings = {"rounds": rounds, "warmup": warmup, "pin_cores": pin_cores, "scope": "e2e"}
-    surroundings = environment()
+    surroundings = environment(uses_gpu=any(variant.device.startswith("cuda") for variant in variants))
     key = run_key("evaluate", variants, test_set, settings, surroundings)
     path = Path(out)
     earlier = {} if fresh else find_run(path, key)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from asr_compress.runtime.features import log_mel
 from asr_compress.runtime.network import output_length, time_stride
 from asr_compress.runtime.recognizer import make_decoder
 
+Scope = Literal["e2e", "features+model", "model"]
+"""What a time covers: from a waveform in memory to text, to logits, or from features to logits."""
+
+SCOPES: tuple[Scope, ...] = ("e2e", "features+model", "model")
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -32,6 +37,12 @@ class Stages:
     @property
     def total_s(self) -> float:
         return self.features_s + self.model_s + self.decode_s
+
+    def of(self, scope: Scope) -> float:
+        """Seconds of a scope."""
+        if scope == "model":
+            return self.model_s
+        return self.features_s + self.model_s if scope == "features+model" else self.total_s
 
 
 @dataclass(frozen=True)
