@@ -69,6 +69,7 @@ class Context:
         strict: whether a part of the model that a pass does not support is an error.
         seed: for every random choice.
         tokens: what the logits stand for.
+        start: the bundle that compression began with.
         batches: speech for calibration and statistics, without augmentation; each call starts anew. None without data.
         measure: the model's quality on the dev set. None without data.
     """
@@ -77,6 +78,7 @@ class Context:
     strict: bool = True
     seed: int = 0
     tokens: Tokens | None = None
+    start: Path | None = None
     batches: Callable[[], Iterable[Batch]] | None = None
     measure: Callable[[nn.Module], Quality] | None = None
 
@@ -130,6 +132,16 @@ class Report:
         if strict and not self.touched:
             raise InputError(f"{name}: the model has nothing that this pass could change")
         return self
+
+    def merged(self, later: Report) -> Report:
+        """This report with what a later phase of the same pass adds."""
+        touched = {name: {**self.touched.get(name, {}), **figures} for name, figures in later.touched.items()}
+        return Report(
+            {**self.touched, **touched},
+            {**self.skipped, **later.skipped},
+            {**self.unsupported, **later.unsupported},
+            {**self.figures, **later.figures},
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if value}

@@ -10,8 +10,7 @@ from asr_compress.models import layers
 from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.encode import decode_into, encode
 from asr_compress.models.lstm import LSTMDirection
-from asr_compress.models.maps import Map
-from asr_compress.models.parametrizations import Mask
+from asr_compress.models.maps import Map, constant_rows, make_constant, map_of
 from asr_compress.runtime import network
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.network import Network
@@ -54,19 +53,6 @@ def from_network(source: Network, dropout: float = 0.0) -> AcousticModel:
     return AcousticModel(built)
 
 
-def constant_rows(direction: LSTMDirection) -> np.ndarray:
-    """bool (4H,): gate rows that masks of rows have taken out of both maps; such a gate is its bias alone."""
-    dropped = []
-    for tensor in ("weight_ih", "weight_hh"):
-        chain = Map("", direction, tensor, "input").chain
-        masks = [part for part in chain if isinstance(part, Mask) and part.unit == "row"]
-        rows = torch.zeros(4 * direction.hidden, dtype=torch.bool)
-        for mask in masks:
-            rows |= ~mask.mask.flatten(1).any(dim=1).cpu()
-        dropped.append(rows.numpy())
-    return dropped[0] & dropped[1]
-
-
 def _to_layer(layer: nn.Module) -> network.Layer:
     match layer:
         case layers.Normalize():
@@ -98,16 +84,12 @@ def _to_lstm(direction: nn.Module) -> network.LSTMLayer:
     if direction.bias_ih is not None and direction.bias_hh is not None:
         bias = _array(direction.bias_ih + direction.bias_hh)
     constant = constant_rows(direction)
-    live = np.flatnonzero(~constant) if constant.any() else None
     gates = None
-    if live is not None:
+    if constant.any():
         gates = network.ConstantGates(np.flatnonzero(constant).astype(np.uint32), bias[constant])
-        bias = bias[live]
-    input_map = encode(Map("input_map", direction, "weight_ih", "input", gates=4), live)
-    recurrent_map = encode(Map("recurrent_map", direction, "weight_hh", "recurrent", gates=4), live)
-    projection = None
-    if direction.weight_hr is not None:
-        projection = encode(Map("projection", direction, "weight_hr", "projection"))
+        bias = bias[~constant]
+    projection = None if direction.weight_hr is None else encode(map_of(direction, "weight_hr"))
+    input_map, recurrent_map = encode(map_of(direction, "weight_ih")), encode(map_of(direction, "weight_hh"))
     return network.LSTMLayer(input_map, recurrent_map, bias, projection, gates, direction.reverse)
 
 
@@ -153,23 +135,20 @@ def _recurrent(stored: list[network.LSTMLayer]) -> layers.Recurrent:
 def _from_lstm(stored: network.LSTMLayer) -> LSTMDirection:
     projection = 0 if stored.projection is None else stored.outputs
     direction = LSTMDirection(stored.input_map.shape[1], stored.hidden, projection, reverse=stored.reverse)
-    live = None if stored.constant_gates is None else stored.live_rows
     bias = np.zeros(4 * stored.hidden, np.float32)
     bias[stored.live_rows] = stored.bias
     if stored.constant_gates is not None:
         bias[stored.constant_gates.rows] = stored.constant_gates.values
+        keep = torch.zeros(4 * stored.hidden, dtype=torch.bool)
+        keep[torch.from_numpy(stored.live_rows)] = True
+        make_constant(direction, keep)
     assert direction.bias_ih is not None and direction.bias_hh is not None
     _fill(direction.bias_ih, bias)
     _fill(direction.bias_hh, np.zeros_like(bias))
-    for tensor, map_ in (("weight_ih", stored.input_map), ("weight_hh", stored.recurrent_map)):
-        item = Map(tensor, direction, tensor, "input", gates=4)
-        if live is not None:
-            keep = torch.zeros(4 * stored.hidden, dtype=torch.bool)
-            keep[torch.from_numpy(live)] = True
-            item.install(Mask(keep[:, None].expand(item.weight.shape).clone(), "row"))
-        decode_into(item, map_, live)
+    decode_into(map_of(direction, "weight_ih"), stored.input_map)
+    decode_into(map_of(direction, "weight_hh"), stored.recurrent_map)
     if stored.projection is not None:
-        decode_into(Map("weight_hr", direction, "weight_hr", "projection"), stored.projection)
+        decode_into(map_of(direction, "weight_hr"), stored.projection)
     return direction
 
 

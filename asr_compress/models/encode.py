@@ -15,32 +15,26 @@ from asr_compress.models.parametrizations import (
     from_matrix,
     kept,
     layout_of,
-    stored_sections,
 )
 from asr_compress.models.storage import Layout, store
 from asr_compress.runtime import formats
 from asr_compress.runtime.formats import WeightFormat
 
 
-def encode(item: Map, live: np.ndarray | None = None) -> WeightFormat:
-    """The map in the format that its parametrizations say.
-
-    Args:
-        live: int64, the rows to store where an LSTM has constant gates; None stores all.
-    """
+def encode(item: Map) -> WeightFormat:
+    """The map in the format that its parametrizations say; where the LSTM has constant gates, without their rows."""
     if any(isinstance(part, LowRank) for part in item.chain):
         left, right = factors_of(item)
-        return formats.LowRank(encode(left, live), encode(right))
+        return formats.LowRank(encode(left), encode(right))
     matrix = float_matrix(item)
     quantizer = item.quantizer()
     if quantizer is not None:
         return quantizer.encode(matrix)
-    masks = item.masks()
+    masks, live = item.masks(), item.live
     keep = kept(masks)
     if live is not None:
         matrix, keep = np.ascontiguousarray(matrix[live]), None if keep is None else keep[live]
-    sections = stored_sections(len(item.weight), item.gates, live)
-    return store(matrix, "float32", layout_of(masks), keep, sections)
+    return store(matrix, "float32", layout_of(masks), keep, item.sections)
 
 
 def float_matrix(item: Map) -> np.ndarray:
@@ -59,17 +53,16 @@ def matrix_of(weight: Tensor) -> np.ndarray:
     return np.ascontiguousarray(as_matrix(weight.detach()).cpu().float().numpy())
 
 
-def decode_into(item: Map, stored: WeightFormat, live: np.ndarray | None = None) -> None:
+def decode_into(item: Map, stored: WeightFormat) -> None:
     """Give the map the weight that `stored` means, and the parametrizations that keep its form in training.
 
-    Args:
-        live: the rows of the map that are stored; the others become zero.
+    Where the LSTM has constant gates, the masks that make them must be there already.
     """
-    shape = item.weight.shape
+    shape, live = item.weight.shape, item.live
     if isinstance(stored, formats.LowRank):
         item.install(LowRank(stored.rank, shape))
         left, right = factors_of(item)
-        decode_into(left, stored.left, live)
+        decode_into(left, stored.left)
         decode_into(right, stored.right)
         return
     rows = slice(None) if live is None else live

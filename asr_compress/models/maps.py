@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -14,11 +15,12 @@ from torch.nn.utils import parametrize
 from asr_compress.models.adopt import LSTMCell
 from asr_compress.models.layers import Conv, Linear, Recurrent
 from asr_compress.models.lstm import LSTM, LSTMDirection
-from asr_compress.models.parametrizations import LowRank, Mask, Quantized, as_matrix
+from asr_compress.models.parametrizations import LowRank, Mask, Quantized, as_matrix, stored_sections
 from asr_compress.runtime.errors import InputError
 
 PARTS = {"weight_ih": "input", "weight_hh": "recurrent", "weight_hr": "projection"}
 KINDS = ("input", "recurrent", "projection", "linear", "conv")
+AUXILIARY = "auxiliary"  # submodule in which passes keep what only training needs; it is no part of the model
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class Map:
         owner: the module that holds the tensor.
         tensor: its attribute in `owner`.
         kind: "input", "recurrent" and "projection" of an LSTM, "linear" or "conv".
-        gates: 4 where rows are the gates i, f, g, o in this order, else 1.
+        direction: the LSTM direction whose gates i, f, g, o the rows are, in this order; None for other maps.
         factor: whether the tensor is a factor of a map.
     """
 
@@ -38,7 +40,7 @@ class Map:
     owner: nn.Module
     tensor: str
     kind: str
-    gates: int = 1
+    direction: LSTMDirection | None = None
     factor: bool = False
 
     @property
@@ -67,10 +69,22 @@ class Map:
         return [part for key, part in modules.items() if key.isdigit() and part is not None]
 
     @property
+    def gates(self) -> int:
+        """4 where rows are gates, else 1."""
+        return 1 if self.direction is None else 4
+
+    @property
+    def live(self) -> np.ndarray | None:
+        """int64, the rows that are stored and computed, where the LSTM has constant gates; None when all are."""
+        if self.direction is None:
+            return None
+        constant = constant_rows(self.direction)
+        return np.flatnonzero(~constant) if constant.any() else None
+
+    @property
     def sections(self) -> tuple[int, ...]:
-        """Rows of each gate."""
-        rows = len(self.weight)
-        return (rows // self.gates,) * self.gates
+        """Stored rows of each gate."""
+        return stored_sections(len(self.weight), self.gates, self.live)
 
     def masks(self) -> list[Mask]:
         return [part for part in self.chain if isinstance(part, Mask)]
@@ -104,19 +118,44 @@ def parametrizations_of(owner: nn.Module, tensor: str) -> nn.Module:
 def factors_of(item: Map) -> tuple[Map, Map]:
     """Left `(rows, rank)` and right `(rank, cols)` factor of a factorized map."""
     owner = parametrizations_of(item.owner, item.tensor)
-    left = Map(f"{item.name}.left", owner, "original0", item.kind, item.gates, factor=True)
-    return left, Map(f"{item.name}.right", owner, "original1", item.kind, 1, factor=True)
+    left = Map(f"{item.name}.left", owner, "original0", item.kind, item.direction, factor=True)
+    return left, Map(f"{item.name}.right", owner, "original1", item.kind, factor=True)
+
+
+def map_of(direction: LSTMDirection, tensor: str, name: str = "") -> Map:
+    """The map behind `weight_ih`, `weight_hh` or `weight_hr` of an LSTM direction called `name`."""
+    part = PARTS[tensor]
+    return Map(f"{name}.{part}", direction, tensor, part, None if part == "projection" else direction)
+
+
+def constant_rows(direction: LSTMDirection) -> np.ndarray:
+    """bool (4H,): gate rows that masks of rows have taken out of both maps; such a gate is its bias alone."""
+    constant = np.ones(4 * direction.hidden, np.bool_)
+    for tensor in ("weight_ih", "weight_hh"):
+        dropped = np.zeros_like(constant)
+        for mask in map_of(direction, tensor).masks():
+            if mask.unit == "row":
+                dropped |= ~mask.mask.flatten(1).any(dim=1).cpu().numpy()
+        constant &= dropped
+    return constant
+
+
+def make_constant(direction: LSTMDirection, keep: Tensor) -> None:
+    """Take the gate rows that bool `keep (4H,)` leaves out of both maps: each becomes the constant of its bias."""
+    for tensor in ("weight_ih", "weight_hh"):
+        item = map_of(direction, tensor)
+        item.install(Mask(keep.cpu()[:, None].expand(item.weight.shape).clone(), "row"))
 
 
 def maps_of(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()) -> list[Map]:
     """The maps of `model` in order, chosen by shell patterns on their names, or by kind.
 
     Raises:
-        InputError: a pattern matches no map.
+        InputError: a pattern that is no kind matches no map.
     """
     found = list(_walk(model))
     for pattern in [*include, *exclude]:
-        if not any(_matches(item, pattern) for item in found):
+        if pattern not in (*KINDS, "*") and not any(_matches(item, pattern) for item in found):
             names = ", ".join(item.name for item in found)
             raise InputError(f"no map matches {pattern!r}; kinds are {', '.join(KINDS)}, names {names}")
     return [
@@ -156,6 +195,8 @@ def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules with names in which directions are called forward and backward."""
     names: dict[int, str] = {}
     for path, module in model.named_modules():
+        if path == AUXILIARY or path.startswith(f"{AUXILIARY}."):
+            continue
         if isinstance(module, Recurrent | LSTM | LSTMCell):
             names |= _direction_names(path, module)
         yield names.get(id(module), path), module
@@ -176,10 +217,9 @@ def _direction_names(path: str, module: Recurrent | LSTM | LSTMCell) -> dict[int
 def _walk(model: nn.Module) -> Iterator[Map]:
     for name, module in _named(model):
         if isinstance(module, LSTMDirection):
-            for tensor, part in PARTS.items():
+            for tensor in PARTS:
                 if getattr(module, tensor) is not None:
-                    gates = 1 if part == "projection" else 4
-                    yield from _with_factors(Map(f"{name}.{part}", module, tensor, part, gates))
+                    yield from _with_factors(map_of(module, tensor, name))
         elif isinstance(module, Linear | nn.Linear):
             yield from _with_factors(Map(name, module, "weight", "linear"))
         elif isinstance(module, Conv | nn.Conv1d | nn.Conv2d):

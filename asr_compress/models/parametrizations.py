@@ -23,14 +23,17 @@ class Mask(nn.Module):
 
     Attributes:
         mask: bool, the weight's shape.
+        final: bool scalar, whether the mask is no longer to change; saved with checkpoints.
         unit: what is kept or dropped together: "weight", "block" (16 x 4, see `formats.block_sparse`) or "row".
     """
 
     mask: Tensor
+    final: Tensor
 
-    def __init__(self, mask: Tensor, unit: str) -> None:
+    def __init__(self, mask: Tensor, unit: str, final: bool = True) -> None:
         super().__init__()
         self.register_buffer("mask", mask.bool())
+        self.register_buffer("final", torch.tensor(final))
         self.unit = unit
 
     def forward(self, weight: Tensor) -> Tensor:

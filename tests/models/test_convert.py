@@ -10,9 +10,9 @@ import torch
 
 from asr_compress.models import layers
 from asr_compress.models.acoustic import AcousticModel
-from asr_compress.models.convert import constant_rows, from_network, to_network
+from asr_compress.models.convert import from_network, to_network
 from asr_compress.models.encode import kept_weights, stored_layout
-from asr_compress.models.maps import Map, factors_of, maps_of
+from asr_compress.models.maps import Map, constant_rows, factors_of, make_constant, maps_of
 from asr_compress.models.parametrizations import LowRank, Mask, Quantized
 from asr_compress.models.zoo import build_model
 from asr_compress.runtime import formats, network
@@ -146,11 +146,9 @@ def test_constant_gates() -> None:
     direction = model.layers[2].directions[0]
     rows = torch.ones(4 * direction.hidden, dtype=torch.bool)
     rows[::3] = False
-    for tensor in ("weight_ih", "weight_hh"):
-        item = Map(tensor, direction, tensor, "input", gates=4)
-        item.install(Mask(rows[:, None].expand(item.weight.shape).clone(), "row"))
+    make_constant(direction, rows)
     for item in maps_of(model, ["input", "recurrent"]):
-        item.install(Quantized("int4", gates=4, live=np.flatnonzero(rows) if item.owner is direction else None))
+        item.install(Quantized("int4", gates=4, live=item.live))
     assert np.array_equal(constant_rows(direction), ~rows.numpy())
     net = to_network(model)
     layer = net[2].forward
@@ -195,5 +193,5 @@ def _whole_maps(model: AcousticModel) -> list[Map]:
                 id(m.parametrizations[t]): (m, t) for m in model.modules() for t in getattr(m, "parametrizations", {})
             }
             owner, tensor = owners[id(item.owner)]
-            whole.append(Map(item.name.removesuffix(".left"), owner, tensor, item.kind, item.gates))
+            whole.append(Map(item.name.removesuffix(".left"), owner, tensor, item.kind, item.direction))
     return whole

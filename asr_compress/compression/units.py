@@ -1,0 +1,110 @@
+"""What pruning keeps or drops together, and how it chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from asr_compress.runtime.formats.block_sparse import BLOCK_COLS, BLOCK_ROWS, as_blocks, padded_rows, strip_sizes
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of one map.
+
+    Attributes:
+        unit: "weight" or "block" (16 x 4).
+        shape: (rows, cols) of the map.
+        sections: rows of each gate, which blocks do not cross.
+    """
+
+    unit: str
+    shape: tuple[int, int]
+    sections: tuple[int, ...]
+
+    def pool(self, scores: np.ndarray) -> np.ndarray:
+        """Mean score of each unit: float (rows, cols) -> (rows, cols), or (strips, ceil(cols / 4)) for blocks."""
+        if self.unit == "weight":
+            return scores
+        sums = as_blocks(scores, self.sections).sum(axis=(1, 3))
+        return sums / self.sizes()
+
+    def sizes(self) -> np.ndarray:
+        """Weights of each unit; blocks at the edges have fewer."""
+        if self.unit == "weight":
+            return np.ones(self.shape, np.int64)
+        across = -(-self.shape[1] // BLOCK_COLS)
+        widths = np.minimum(BLOCK_COLS, self.shape[1] - BLOCK_COLS * np.arange(across))
+        return strip_sizes(self.sections)[:, None] * widths
+
+    def expand(self, keep: np.ndarray) -> np.ndarray:
+        """bool over units -> bool (rows, cols)."""
+        if self.unit == "weight":
+            return keep
+        rows = np.repeat(np.repeat(keep, BLOCK_ROWS, axis=0), BLOCK_COLS, axis=1)
+        return rows[padded_rows(self.sections), : self.shape[1]]
+
+    def groups(self, scope: str) -> np.ndarray:
+        """Which units compete with each other, as int64 over units: those of a "strip", of a "gate", or of the "map".
+
+        A strip is 16 rows for blocks and one row for weights.
+        """
+        rows = len(strip_sizes(self.sections)) if self.unit == "block" else self.shape[0]
+        cols = -(-self.shape[1] // BLOCK_COLS) if self.unit == "block" else self.shape[1]
+        if scope == "strip":
+            of_row = np.arange(rows)
+        elif scope == "gate":
+            counts = [len(strip_sizes((size,))) if self.unit == "block" else size for size in self.sections]
+            of_row = np.repeat(np.arange(len(self.sections)), counts)
+        else:
+            of_row = np.zeros(rows, np.int64)
+        return np.broadcast_to(of_row[:, None], (rows, cols))
+
+
+def keep_best(scores: np.ndarray, drop: int) -> np.ndarray:
+    """bool, the shape of `scores`: all but the `drop` lowest. Of equals, those that come first are dropped."""
+    flat = scores.reshape(-1)
+    keep = np.ones(flat.shape, np.bool_)
+    if drop >= flat.size:
+        return ~keep.reshape(scores.shape)
+    if drop > 0:
+        limit = np.partition(flat, drop - 1)[drop - 1]
+        keep[flat < limit] = False
+        keep[np.flatnonzero(flat == limit)[: drop - int((~keep).sum())]] = False
+    return keep.reshape(scores.shape)
+
+
+def keep_in_groups(scores: np.ndarray, groups: np.ndarray, sparsity: np.ndarray | float) -> np.ndarray:
+    """The best of each group.
+
+    Args:
+        scores: float, one a unit.
+        groups: int64 from 0, the same shape.
+        sparsity: share to drop, for all groups or one number for each; counts are rounded to the nearest.
+    """
+    count = int(groups.max(initial=-1)) + 1
+    shares = np.broadcast_to(np.asarray(sparsity, float), (count,))
+    keep = np.ones(scores.shape, np.bool_)
+    for group, share in enumerate(shares.tolist()):
+        members = groups == group
+        keep[members] = keep_best(scores[members], round(share * int(members.sum())))
+    return keep
+
+
+def keep_globally(scores: Sequence[np.ndarray], sparsity: float, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """All maps in one competition: the lowest units go until `sparsity` of all weights is gone.
+
+    Args:
+        scores: one array of unit scores a map.
+        weights: int64, weights of each unit, in the same shapes.
+    """
+    flat = np.concatenate([part.reshape(-1) for part in scores])
+    sizes = np.concatenate([part.reshape(-1) for part in weights])
+    order = np.argsort(flat, kind="stable")
+    gone = np.cumsum(sizes[order]) <= sparsity * sizes.sum() + 1e-9
+    keep = np.ones(flat.shape, np.bool_)
+    keep[order[gone]] = False
+    ends = np.cumsum([part.size for part in scores])[:-1]
+    return [part.reshape(like.shape) for part, like in zip(np.split(keep, ends), scores, strict=True)]
