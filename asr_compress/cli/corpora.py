@@ -41,7 +41,7 @@ def prepare(
       asr-compress prepare librispeech corpora --download --split mini --out manifests
       asr-compress prepare kaldi corpora/speechocean762 --out manifests
       asr-compress prepare folder my-recordings --out manifests      # audio and a TSV, CSV or JSONL of transcripts
-      asr-compress prepare fsdd free-spoken-digit-dataset --leave-out theo --out manifests/without-theo
+      asr-compress prepare fsdd free-spoken-digit-dataset --leave-out lucas --out manifests/without-lucas
       asr-compress prepare demo runs/demo-speech --out manifests      # synthesized sentences
       asr-compress prepare aloud books.txt --hours 20 --out manifests      # a text read by synthesized voices
     """

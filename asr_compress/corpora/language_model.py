@@ -1,4 +1,8 @@
-"""From text files to one ARPA file: what `asr-compress lm` does."""
+"""From text files to one ARPA file: what `asr-compress lm` does.
+
+Everything is counted in memory with sorted arrays: a million words make a trigram model in about seven seconds of one
+core, half of them gzip's. It is for tens of millions of words, not for billions.
+"""
 
 from __future__ import annotations
 
