@@ -132,11 +132,13 @@ def _prefix_tree(tokens: Tokens, lexicon: Lexicon, lm: Any) -> Any:
 
 
 def _unigram_scores(lm: Any, words: int) -> tuple[list[float], list[bool]]:
-    """Each word's score at the start of a sentence, and whether it is one that the model does not know."""
+    """Each word's score in no context, and whether it is one that the model does not know."""
     at_start, anywhere = lm.start(False), lm.start(True)
-    scores = [lm.score(at_start, label)[1] for label in range(words)]
-    unknown = (lm.score(at_start, words)[1], lm.score(anywhere, words)[1])
-    return scores, [(scores[label], lm.score(anywhere, label)[1]) == unknown for label in range(words)]
+    scores = [lm.score(anywhere, label)[1] for label in range(words)]
+    unknown = (lm.score(anywhere, words)[1], lm.score(at_start, words)[1])
+    return scores, [
+        score == unknown[0] and lm.score(at_start, label)[1] == unknown[1] for label, score in enumerate(scores)
+    ]
 
 
 def _rivals(labels: list[int], scores: list[float], unknown: list[bool]) -> list[int]:
