@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from asr_compress.models.maps import constant_rows, directions_of, maps_of
+from asr_compress.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from asr_compress.compression.base import Pass
 
 SPARSE = "single weights left out"
 BLOCKS = "maps in blocks"
@@ -25,3 +32,22 @@ def traits_of(model: nn.Module) -> set[str]:
     if any(constant_rows(direction).any() for direction in directions_of(model).values()):
         traits.add(CONSTANT_GATES)
     return traits
+
+
+def check_order(stages: Sequence[tuple[str, Sequence[Pass]]], traits: set[str], start: str) -> None:
+    """Follow the passes of named stages through what each leaves behind.
+
+    Args:
+        traits: what the model has before the first stage.
+        start: where it comes from, for the message.
+
+    Raises:
+        InputError: a pass cannot start from what is there, with the reason.
+    """
+    origin = dict.fromkeys(traits, start)
+    for stage, passes in stages:
+        for step in passes:
+            for trait, reason in step.refuses.items():
+                if trait in origin:
+                    raise InputError(f"stage {stage!r}: {step.name} cannot follow {origin[trait]} ({trait}): {reason}")
+            origin |= dict.fromkeys(step.leaves, step.name)

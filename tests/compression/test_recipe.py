@@ -1,0 +1,135 @@
+"""Recipes are checked in full, in one clear line, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from asr_compress.compression.base import Context
+from asr_compress.compression.order import BLOCKS, QUANTIZED, check_order, traits_of
+from asr_compress.compression.pruning import BlockPruning, BlockPruningParams
+from asr_compress.compression.recipe import Recipe, load_recipe
+from asr_compress.compression.registry import PASSES, describe_passes, make_pass
+from asr_compress.models.maps import maps_of
+from asr_compress.models.parametrizations import LowRank
+from asr_compress.runtime.errors import InputError
+from tests.models.small import small
+
+DATA = {"train": ["train.jsonl.gz"], "dev": ["dev.jsonl.gz"]}
+
+GOOD = """
+train: [train.jsonl.gz]
+dev: [dev.jsonl.gz]
+training: {batch_s: 30, optimizer: {lr: 1.0e-3, clip: 1.0}}
+stages:
+  - name: prune
+    passes:
+      - block_pruning: {sparsity: 0.9}
+      - distillation
+    training: {epochs: 7, optimizer: {lr: 2.0e-4}}
+  - passes: [dynamic_int8]
+"""
+
+
+def test_a_recipe_and_its_json(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(GOOD)
+    recipe = load_recipe(tmp_path / "r.yaml")
+    prune, quantize = recipe.stages
+    assert prune.passes == (("block_pruning", {"sparsity": 0.9}), ("distillation", {}))
+    assert prune.budget.epochs == 7 and prune.budget.batch_s == 30
+    assert prune.budget.optimizer.lr == 2e-4 and prune.budget.optimizer.clip == 1.0
+    assert quantize.name == "dynamic_int8" and quantize.budget is None
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage": []}, "stage: unknown key"),
+        ({"stages": []}, "stages: List should have at least 1 item"),
+        ({"stages": [{"passes": ["prunning"]}]}, "stages.0.passes.0: no pass is called 'prunning'; allowed: "),
+        (
+            {"stages": [{"passes": [{"block_pruning": {"sparsity": "much"}}]}]},
+            "stages.0.passes.0: block_pruning: sparsity: .* got 'much'",
+        ),
+        ({"stages": [{"passes": [{"block_pruning": {"sparsty": 0.5}}]}]}, "block_pruning: sparsty: unknown key"),
+        ({"stages": [{"passes": [{"pruning": {"sparsity": 1.2}}]}]}, "pruning: sparsity: .* less than or equal to 1"),
+        ({"stages": [{"passes": ["dynamic_int8"], "epochs": 3}]}, "stages.0.epochs: unknown key; a stage has"),
+        ({"stages": [{"passes": ["dynamic_int8"], "training": {"epoch": 3}}]}, "stages.0.training: epoch: unknown key"),
+        ({"stages": [{"name": "x"}]}, "there is nothing to do"),
+        ({"stages": [{"passes": ["distillation"]}], **DATA}, "'distillation': distillation works in training only"),
+        ({"stages": [{"training": {"epochs": 3}}]}, "stage 'training' trains; give `train` and `dev`"),
+        (
+            {"stages": [{"passes": ["dynamic_int8"]}, {"passes": ["dynamic_int8"]}]},
+            "two stages are called 'dynamic_int8'",
+        ),
+        ({"stages": [{"passes": ["dynamic_int8"]}], "train": ["t"]}, "both `train` and `dev`"),
+        ({"stages": [{"passes": ["dynamic_int8"]}], "student": "bert"}, "no model 'bert' in the zoo"),
+        ({"stages": [{"passes": ["dynamic_int8"]}], "student": "lstm-tiny"}, "the first stage needs `training`"),
+        ({"stages": [{"import": "missing.yaml"}]}, "missing.yaml: cannot be read as YAML"),
+        ({"stages": [{"passes": [["dynamic_int8"]]}]}, "a pass is NAME or"),
+    ],
+)
+def test_bad_recipes(change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Recipe.from_json({"stages": [{"passes": ["dynamic_int8"]}], **change}, "r.yaml")
+    assert str(caught.value).startswith("r.yaml: ") and "\n" not in str(caught.value)
+
+
+def test_imports(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/prune.yaml").write_text(
+        "training: {epochs: 3, batch_s: 9}\n"
+        "stages: [{name: half, passes: [{pruning: {sparsity: 0.5}}], training: {}}, {import: int8.yaml}]\n"
+    )
+    (tmp_path / "parts/int8.yaml").write_text("stages: [{name: int8, passes: [dynamic_int8]}]\n")
+    body = "train: [a]\ndev: [b]\ntraining: {batch_s: 50}\nstages:\n"
+    (tmp_path / "all.yaml").write_text(body + "  - import: parts/prune.yaml\n")
+    recipe = load_recipe(tmp_path / "all.yaml")
+    assert [stage.name for stage in recipe.stages] == ["half", "int8"]
+    assert recipe.stages[0].budget.epochs == 3 and recipe.stages[0].budget.batch_s == 50
+    (tmp_path / "one.yaml").write_text(body + "  - import: parts/prune.yaml#half\n")
+    assert [stage.name for stage in load_recipe(tmp_path / "one.yaml").stages] == ["half"]
+    (tmp_path / "none.yaml").write_text(body + "  - import: parts/prune.yaml#third\n")
+    with pytest.raises(InputError, match="has no stage 'third'; it has half, int8"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "parts/int8.yaml").write_text("stages: [{import: prune.yaml}]\n")
+    with pytest.raises(InputError, match="imports itself"):
+        load_recipe(tmp_path / "all.yaml")
+
+
+def test_orders() -> None:
+    prune, quantize = make_pass("block_pruning", {"sparsity": 0.5}), make_pass("dynamic_int8")
+    check_order([("a", [prune]), ("b", [quantize])], set(), "model")
+    check_order([("a", [prune, quantize])], set(), "model")
+    with pytest.raises(InputError, match="stage 'b': block_pruning cannot follow dynamic_int8"):
+        check_order([("a", [quantize]), ("b", [prune])], set(), "model")
+    with pytest.raises(InputError, match=r"stage 'a': dynamic_int8 cannot follow small.safetensors \(quantized maps\)"):
+        check_order([("a", [quantize])], {QUANTIZED}, "small.safetensors")
+
+
+def test_traits_of_a_model() -> None:
+    model = small()
+    assert traits_of(model) == set()
+    step = BlockPruning(BlockPruningParams(sparsity=0.5, include=("recurrent",)))
+    step.prepare(model, Context())
+    step.finalize(model)
+    item = maps_of(model, ["linear"])[0]
+    item.install(LowRank(3, item.weight.shape))
+    make_pass("dynamic_int8").prepare(model, Context())
+    assert traits_of(model) == {BLOCKS, "factorized maps", QUANTIZED}
+
+
+def test_every_pass_describes_itself() -> None:
+    described = {entry["name"]: entry for entry in describe_passes()}
+    assert described.keys() == PASSES.keys()
+    for entry in described.values():
+        assert entry["what"].endswith((".", "sparsity that is speed."))
+        for name, parameter in entry["parameters"].items():
+            assert parameter["what"], f"{entry['name']}.{name} has no description"
+    assert described["block_pruning"]["parameters"]["sparsity"] == {
+        "what": "share of blocks to drop",
+        "type": "number >= 0 <= 1 or null",
+        "default": 0.75,
+    }
