@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jiwer
 import numpy as np
 
+from asr_compress.evaluation.test_set import load_test_set
 from asr_compress.runtime.beam import BeamDecoder
+from asr_compress.runtime.bundle import Bundle
+from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.recognizer import Recognizer, make_decoder
 
 LM_WEIGHTS = (0.4, 0.7, 1.0, 1.3, 1.6, 2.0)
 WORD_SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0)
@@ -63,3 +69,35 @@ def tune_decoding(
             break
     ranked = sorted(trials.values(), key=lambda trial: (trial.wer, abs(trial.lm_weight) + abs(trial.word_score)))
     return tuple(ranked)
+
+
+def tune_bundle(
+    bundle: Bundle,
+    manifest: str | Path,
+    lm: str | Path,
+    limit: int | None = None,
+    report: Callable[[Trial], None] = lambda trial: None,
+    **widths: Any,
+) -> dict[str, Any]:
+    """The decoding values to store in `bundle`: tuned weights and the given widths of the search.
+
+    Args:
+        manifest: a dev set, never one that is reported.
+        limit: take only so many of its utterances.
+        widths: `beam_width`, `beam_threshold` and the like, over those that the bundle carries.
+
+    Raises:
+        InputError: no audio of the dev set can be read, or a value that the decoder does not take.
+    """
+    decoder = make_decoder(bundle, lm, widths)
+    if not isinstance(decoder, BeamDecoder):
+        raise InputError(f"{manifest}: nothing to tune: without a lexicon and a language model decoding has no weights")
+    recognizer = Recognizer(bundle, decoder)
+    test_set = load_test_set(manifest, limit)
+    audio = test_set.read(test_set.references, bundle.features.sample_rate_hz)
+    readable = [r for r in test_set.references if isinstance(audio[r.id], np.ndarray)]
+    if not readable:
+        raise InputError(f"{manifest}: no audio of it can be read")
+    log_probs = [recognizer.log_probs(audio[r.id], bundle.features.sample_rate_hz) for r in readable]
+    best = tune_decoding(decoder, log_probs, [r.text for r in readable], recognizer.frame_s, report=report)[0]
+    return {**bundle.decoding, **widths, "lm_weight": best.lm_weight, "word_score": best.word_score}

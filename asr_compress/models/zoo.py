@@ -72,7 +72,7 @@ ZOO: dict[str, tuple[Builder, Size]] = {
     "lstm-base": (lstm, Size(layers=4, hidden=384)),
     "lstm-large": (lstm, Size(layers=5, hidden=1024, dropout=0.2)),
     "blstm-tiny": (blstm, Size(layers=3, hidden=64, dropout=0.0)),
-    "blstm-small": (blstm, Size(layers=3, hidden=128)),
+    "blstm-small": (blstm, Size(layers=3, hidden=128, dropout=0.2)),
     "blstm-base": (blstm, Size(layers=4, hidden=256, dropout=0.15)),
     "blstm-large": (blstm, Size(layers=5, hidden=320, dropout=0.2)),
     "ds2-tiny": (ds2, Size(layers=1, hidden=96, dropout=0.0)),

@@ -54,7 +54,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: optim.Optimizer | N
         model.load_state_dict(_under("model.", tensors))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{path}: not a checkpoint of this model ({reason}); delete the run folder to start anew") from None
+        advice = "delete the run folder to start anew"
+        raise InputError(f"{path}: not a checkpoint of this model ({reason}); {advice}") from None
     if optimizer is None:
         return progress
     state: dict[int, dict[str, Tensor]] = {}

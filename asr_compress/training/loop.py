@@ -106,7 +106,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.processes: Processes = join()
         self.device = choose_device(config)
-        self.model, self.tokens, self.config, self.folder, self.hooks = model.to(self.device), tokens, config, folder, hooks
+        self.model, self.tokens, self.hooks = model.to(self.device), tokens, hooks
+        self.config, self.folder = config, folder
         self.batches, self.dev = batches, list(dev.epoch(0, shortest_first=True))
         self.optimizer = make_optimizer(model, config.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
@@ -147,8 +148,8 @@ class Trainer:
         hours = step_s / batch.audio_s * self.batches.hours() * self.config.epochs * 1.05
         self.journal.say(
             f"{sum(p.numel() for p in self.model.parameters()):,} parameters; {self.batches.hours():.2f} h of speech, "
-            f"{self.epoch_steps} steps an epoch, {self.config.epochs} epochs: about {hours:.1f} h on {self.device} with "
-            f"{torch.get_num_threads()} threads; memory now {peak_memory_bytes() / 1e9:.1f} GB at the longest batch"
+            f"{self.epoch_steps} steps an epoch, {self.config.epochs} epochs: about {hours:.1f} h on {self.device} "
+            f"with {torch.get_num_threads()} threads; memory now {peak_memory_bytes() / 1e9:.1f} GB at the longest batch"
         )
 
     def _epoch(self) -> None:
@@ -194,8 +195,9 @@ class Trainer:
         norm = float(nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip))
         if not math.isfinite(values["loss"]) or (not math.isfinite(norm) and self.config.precision != "fp16"):
             raise Diverged(
-                f"loss {values['loss']} and gradient norm {norm} at step {self.progress.step} (utterances {', '.join(batch.ids[:3])}, "
-                f"...); the last good state is in {self.folder}; lower optimizer.lr (now {self.config.optimizer.lr:g}) and resume"
+                f"loss {values['loss']} and gradient norm {norm} at step {self.progress.step} (utterances "
+                f"{', '.join(batch.ids[:3])}, ...); the last good state is in {self.folder}; "
+                f"lower optimizer.lr (now {self.config.optimizer.lr:g}) and resume"
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -234,7 +236,8 @@ class Trainer:
         parts = logits.split(len(batch.ids))
         lengths = lengths[: len(batch.ids)]
         weight = math.prod(getattr(hook, "ctc_weight", 1.0) for hook in self.hooks)
-        terms = {"ctc": weight * sum(ctc(part, lengths, batch) for part in parts) / (len(parts) * total)}
+        likelihood = torch.stack([ctc(part, lengths, batch) for part in parts]).mean()
+        terms = {"ctc": weight * likelihood / total}
         if len(parts) == 2:
             terms["consistency"] = self.config.cr_ctc * consistency(parts[0], parts[1], lengths) / total
         for hook in self.hooks:
@@ -266,7 +269,7 @@ class Trainer:
         )
 
     def _best_epochs(self) -> list[int]:
-        """Best first. While a pass still changes the model's structure, epochs are those of another model: the last stands in."""
+        """Best first. Epochs in which a pass still changed the structure are of another model; the last stands in."""
         errors = self.progress.dev_errors
         ends = {epoch: epoch * self.epoch_steps - 1 for epoch in range(1, len(errors) + 1)}
         settled = [epoch for epoch, end in ends.items() if all(hook.settled(end, self.steps) for hook in self.hooks)]
@@ -297,7 +300,7 @@ class Trainer:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.Optimizer:
-    """The named optimizer. Weight decay acts on matrices only: a decayed bias or gain is a changed model, not a smaller one."""
+    """The named optimizer. Weight decay acts on matrices only: a decayed bias or gain is another model, no smaller one."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -34,4 +36,4 @@ def consistency(logits: Tensor, twin: Tensor, lengths: Tensor) -> Tensor:
 
 def frames_needed(labels: list[int]) -> int:
     """Output frames that CTC needs for `labels`: one each, and a blank between equal neighbors."""
-    return len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
+    return len(labels) + sum(a == b for a, b in pairwise(labels))

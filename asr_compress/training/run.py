@@ -108,7 +108,8 @@ def _read_all(paths: Sequence[Path]) -> CutSet:
     cuts = [cut for path in paths for cut in read_manifest(path)]
     repeated = [name for name, count in Counter(cut.id for cut in cuts).items() if count > 1]
     if repeated:
-        raise InputError(f"{', '.join(map(str, paths))}: utterance {repeated[0]!r} is in there twice; ids must be unique")
+        names = ", ".join(map(str, paths))
+        raise InputError(f"{names}: utterance {repeated[0]!r} is in there twice; ids must be unique")
     return CutSet.from_cuts(cuts)
 
 
