@@ -2,9 +2,9 @@
 
     python benchmarks/training.py --threads 2 --json benchmarks/training.json
 
-A step of the base model (forward, CTC, backward, update) is timed in turn with a square float32 matrix product, so that
-both see the same machine; the ratio of their arithmetic rates is the utilization. Products of the weights alone are
-counted as the step's arithmetic (2 operations a weight, frame and direction of the gradient: 6 in all), so gates, CTC and
+A step of the base model (forward, CTC, backward, update) is timed in turn with a square float32 matrix product, so
+that both see the same machine; the ratio of their arithmetic rates is the utilization. Products of the weights alone are
+counted as the arithmetic of a step (2 operations a weight and frame, three times with the gradients), so gates, CTC and
 the optimizer cost utilization, as they should.
 """
 
@@ -111,7 +111,12 @@ def main() -> None:
     for row in rows:
         print(row)
     if arguments.json:
-        result = {"command": "python benchmarks/training.py", "torch": torch.__version__, "machine": platform.processor(), "rows": rows}
+        result = {
+            "command": "python benchmarks/training.py",
+            "torch": torch.__version__,
+            "machine": platform.processor(),
+            "rows": rows,
+        }
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 

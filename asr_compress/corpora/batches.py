@@ -128,10 +128,15 @@ class Batches:
             yield from self._in_order()
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that an eager CutSet saves no memory: it is small, and needed for its order
+            warnings.simplefilter("ignore")  # an eager CutSet saves no memory; ours is small
             sampler = DynamicBucketingSampler(
-                self.cuts, max_duration=self.batch_s, num_buckets=_buckets(len(self.cuts)),
-                shuffle=True, seed=self.seed, world_size=1, rank=0,  # each process takes rows of every batch
+                self.cuts,
+                max_duration=self.batch_s,
+                num_buckets=_buckets(len(self.cuts)),
+                shuffle=True,
+                seed=self.seed,
+                world_size=1,
+                rank=0,  # each process takes rows of every batch
             )
         sampler.set_epoch(number)
         for group in sampler:

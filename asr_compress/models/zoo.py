@@ -17,7 +17,17 @@ from dataclasses import dataclass
 import torch
 
 from asr_compress.models.acoustic import AcousticModel
-from asr_compress.models.layers import Activation, Conv, Dropout, FrameStack, Layer, LayerNorm, Linear, Normalize, Recurrent
+from asr_compress.models.layers import (
+    Activation,
+    Conv,
+    Dropout,
+    FrameStack,
+    Layer,
+    LayerNorm,
+    Linear,
+    Normalize,
+    Recurrent,
+)
 from asr_compress.runtime.errors import InputError
 
 

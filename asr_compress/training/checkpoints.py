@@ -16,9 +16,7 @@ from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.files import atomic_write
 
 
-def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: optim.Optimizer | None, progress: dict[str, Any]
-) -> None:
+def save_checkpoint(path: Path, model: nn.Module, optimizer: optim.Optimizer | None, progress: dict[str, Any]) -> None:
     """Write model, optimizer, random state and `progress` (JSON values).
 
     Raises:

@@ -149,7 +149,7 @@ class Trainer:
         self.journal.say(
             f"{sum(p.numel() for p in self.model.parameters()):,} parameters; {self.batches.hours():.2f} h of speech, "
             f"{self.epoch_steps} steps an epoch, {self.config.epochs} epochs: about {hours:.1f} h on {self.device} "
-            f"with {torch.get_num_threads()} threads; memory now {peak_memory_bytes() / 1e9:.1f} GB at the longest batch"
+            f"with {torch.get_num_threads()} threads; {peak_memory_bytes() / 1e9:.1f} GB of memory at the longest batch"
         )
 
     def _epoch(self) -> None:
@@ -300,7 +300,7 @@ class Trainer:
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> optim.Optimizer:
-    """The named optimizer. Weight decay acts on matrices only: a decayed bias or gain is another model, no smaller one."""
+    """The named optimizer. Weight decay acts on matrices only."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
@@ -340,5 +340,3 @@ def peak_memory_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-

@@ -46,9 +46,7 @@ def test_another_rate_is_resampled_and_another_speed_changes_the_length(noise_cu
     assert slow.length("noise-1") == pytest.approx(CONFIG.frames(round(24000 / 0.9)), abs=1)
 
 
-def test_a_second_opening_computes_nothing(
-    noise_cuts: CutSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_opening_computes_nothing(noise_cuts: CutSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cache_features(noise_cuts, CONFIG, tmp_path, jobs=1)
     monkeypatch.setattr(cache_module, "log_mel", None)
     second = cache_features(noise_cuts, CONFIG, tmp_path, jobs=1)

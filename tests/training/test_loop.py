@@ -70,7 +70,11 @@ class KillAt:
 
 def test_a_run_learns_the_tones(tone_batches: Batches, tmp_path: Path) -> None:
     model = tiny_model()
-    settings = config(epochs=50, optimizer=OptimizerConfig(lr=1e-2), augment=AugmentConfig(speeds=(0.9, 1.0), frequency_masks=0, time_masks=0))
+    settings = config(
+        epochs=50,
+        optimizer=OptimizerConfig(lr=1e-2),
+        augment=AugmentConfig(speeds=(0.9, 1.0), frequency_masks=0, time_masks=0),
+    )
     result = train(model, TOKENS, tone_batches, tone_batches, settings, tmp_path, quiet=True)
     assert result.unit == "word" and result.error < 0.2
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

@@ -19,7 +19,15 @@ def test_cosine(step: int, factor: float) -> None:
 
 @pytest.mark.parametrize(
     ("errors", "factor"),
-    [([], 1.0), ([5, 4, 3], 1.0), ([5, 6], 1.0), ([5, 6, 6], 0.5), ([5, 6, 6, 6], 0.5), ([5, 6, 6, 6, 6], 0.25), ([5, 6, 4, 6], 1.0)],
+    [
+        ([], 1.0),
+        ([5, 4, 3], 1.0),
+        ([5, 6], 1.0),
+        ([5, 6, 6], 0.5),
+        ([5, 6, 6, 6], 0.5),
+        ([5, 6, 6, 6, 6], 0.25),
+        ([5, 6, 4, 6], 1.0),
+    ],
 )
 def test_plateau(errors: list[float], factor: float) -> None:
     assert schedule.plateau(errors, factor=0.5, patience=2) == factor
