@@ -19,48 +19,51 @@ constexpr float kNearlyZero = 0x1p-100f;
 constexpr float kCodeMax = 127.0f;
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2**23: added and subtracted again, it rounds half to even
 
-inline F exp_of(F x) {
-    F t = mul(min(max(x, splat(-kExpLimit)), splat(kExpLimit)), splat(kLog2E));
+// exp(x * factor) with x * factor clamped to +-29, for a factor that is plus or minus a power of two.
+inline F exp_of(F x, float factor) {
+    float limit = kExpLimit / (factor < 0 ? -factor : factor);
+    F t = mul(within(x, limit), splat(factor * kLog2E));
     F shifted = add(t, splat(kRounder));
     F f = sub(t, sub(shifted, splat(kRounder)));
-    F p = splat(0x1.5bfc8ep-10f);
-    p = add(mul(p, f), splat(0x1.3cee4cp-7f));
-    p = add(mul(p, f), splat(0x1.c6b62ap-5f));
-    p = add(mul(p, f), splat(0x1.ebf9b2p-3f));
-    p = add(mul(p, f), splat(0x1.62e42cp-1f));
-    p = add(mul(p, f), splat(1.0f));
+    F f2 = mul(f, f);
+    F p = add(mul(splat(0x1.5bfc8ep-10f), f), splat(0x1.3cee4cp-7f));
+    p = add(mul(p, f2), add(mul(splat(0x1.c6b62ap-5f), f), splat(0x1.ebf9b2p-3f)));
+    p = add(mul(p, f2), add(mul(splat(0x1.62e42cp-1f), f), splat(1.0f)));
     return scale_by_power(p, shifted);
 }
 
-inline F negated(F x) { return sub(splat(0.0f), x); }
-
-inline void cell(F i, F f, F g, F o, F& c, F& h) {
-    F one = splat(1.0f);
-    F e_i = exp_of(negated(i)), e_f = exp_of(negated(f)), e_g = exp_of(negated(add(g, g)));
-    F e_o = exp_of(negated(o));
-    F a = mul(add(one, e_i), add(one, e_g));
-    F b = add(one, e_f);
-    c = div(add(mul(c, a), mul(sub(one, e_g), b)), mul(a, b));
-    F e_c = exp_of(negated(add(c, c)));
-    h = div(sub(one, e_c), mul(add(one, e_o), add(one, e_c)));
+inline F next_cell(F i, F f, F g, F c) {
+    F one = splat(1.0f), e_g = exp_of(g, -2.0f);
+    F a = mul(add(one, exp_of(i, -1.0f)), add(one, e_g));
+    F b = add(one, exp_of(f, -1.0f));
+    return div(add(mul(c, a), mul(sub(one, e_g), b)), mul(a, b));
 }
 
+inline F next_output(F o, F c) {
+    F one = splat(1.0f), e_c = exp_of(c, -2.0f);
+    return div(sub(one, e_c), mul(add(one, exp_of(o, -1.0f)), add(one, e_c)));
+}
+
+// y[i] = operation(i-th sixteen of x), the last ones fewer. Two at a time: their operations overlap.
+template <class Operation>
+inline void each_sixteen(size_t cols, float* y, Operation operation) {
+    size_t i = 0;
+    for (; i + 2 * kLanes <= cols; i += 2 * kLanes) {
+        F first = operation([&](const float* p) { return load(p + i); });
+        F second = operation([&](const float* p) { return load(p + i + kLanes); });
+        store(y + i, first);
+        store(y + i + kLanes, second);
+    }
+    for (; i + kLanes <= cols; i += kLanes) store(y + i, operation([&](const float* p) { return load(p + i); }));
+    if (i < cols)
+        store_n(y + i, operation([&](const float* p) { return load_n(p + i, cols - i); }), cols - i);
+}
+
+// Two passes: each is a chain of operations short enough for the processor to overlap several sixteens of units.
 void lstm_cell(const float* gates, size_t hidden, float* c, float* h) {
     const float *i = gates, *f = i + hidden, *g = f + hidden, *o = g + hidden;
-    size_t unit = 0;
-    for (; unit + kLanes <= hidden; unit += kLanes) {
-        F state = load(c + unit), output;
-        cell(load(i + unit), load(f + unit), load(g + unit), load(o + unit), state, output);
-        store(c + unit, state);
-        store(h + unit, output);
-    }
-    if (size_t left = hidden - unit) {
-        F state = load_n(c + unit, left), output;
-        cell(load_n(i + unit, left), load_n(f + unit, left), load_n(g + unit, left), load_n(o + unit, left), state,
-             output);
-        store_n(c + unit, state, left);
-        store_n(h + unit, output, left);
-    }
+    each_sixteen(hidden, c, [&](auto at) { return next_cell(at(i), at(f), at(g), at(c)); });
+    each_sixteen(hidden, h, [&](auto at) { return next_output(at(o), at(c)); });
 }
 
 inline float lane_sum(const float* x, size_t cols, bool squares) {
@@ -74,15 +77,6 @@ inline float lane_sum(const float* x, size_t cols, bool squares) {
     for (int half = kLanes / 2; half > 0; half /= 2)
         for (int l = 0; l < half; l++) lane[l] += lane[l + half];
     return lane[0];
-}
-
-// y[i] = operation(i-th sixteen of x), the last ones fewer.
-template <class Operation>
-inline void each_sixteen(size_t cols, float* y, Operation operation) {
-    size_t i = 0;
-    for (; i + kLanes <= cols; i += kLanes) store(y + i, operation([&](const float* p) { return load(p + i); }));
-    if (i < cols)
-        store_n(y + i, operation([&](const float* p) { return load_n(p + i, cols - i); }), cols - i);
 }
 
 void layer_norm(const float* x, size_t cols, const float* weight, const float* bias, float eps, float* y) {
@@ -113,18 +107,18 @@ void quantize(const float* x, size_t cols, float fixed_scale, uint8_t offset, in
         float top = reduce_max(largest);
         *scale = top < kNearlyZero ? 1.0f : top * (1.0f / kCodeMax);
     }
-    F inverse = splat(1.0f / *scale), low = splat(-kCodeMax), high = splat(kCodeMax);
+    F inverse = splat(1.0f / *scale);
     size_t i = 0;
     for (; i + kLanes <= cols; i += kLanes)
-        store_codes(codes + i, min(max(mul(load(x + i), inverse), low), high), offset);
+        store_codes(codes + i, within(mul(load(x + i), inverse), kCodeMax), offset);
     int8_t last[kLanes];
-    store_codes(last, min(max(mul(load_n(x + i, cols - i), inverse), low), high), offset);
+    store_codes(last, within(mul(load_n(x + i, cols - i), inverse), kCodeMax), offset);
     for (size_t l = 0; i < padded; i++, l++) codes[i] = l < kLanes ? last[l] : static_cast<int8_t>(offset);
 }
 
 // ---- products ------------------------------------------------------------------------------------------------
 
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 32")
 
 // A strip's rows of the result: all 16 of them, or only those below `end`.
 inline void finish(F value, const Output& out, int n, int row, int end) {
@@ -143,42 +137,48 @@ inline void finish_int(I sum, float scale, const float* scales, const Output& ou
     finish(mul(to_float(sum), mul(splat(scale), load(scales))), out, n, row, end);
 }
 
-// Rows are multiplied a few at a time, to share each load of a weight. n rows make tiles of nearly equal height.
+// Rows are multiplied a few at a time, to share each load of a weight. `count` rows make tiles of nearly equal height,
+// `most` at most.
 inline int tile_height(int first, int count, int most) {
     int left = count - first, tiles = (left + most - 1) / most;
     return (left + tiles - 1) / tiles;
 }
 
-// The quads of a tile's rows side by side, so that they are read in order: [quads][height][4].
-inline const int8_t* pack(const Codes& x, int first, int height, size_t quads) {
-    if (height == 1) return x.codes + first * x.stride;
-    int8_t* packed = x.packed + first * quads * kQuad;
-    for (int r = 0; r < height; r++) {
-        const int8_t* row = x.codes + (first + r) * x.stride;
-        for (size_t k = 0; k < quads; k++) __builtin_memcpy(packed + (k * height + r) * kQuad, row + k * kQuad, kQuad);
-    }
-    return packed;
+// Where the quads of a tile's rows stand side by side, so that they are read in order: [quads][height][4].
+inline int8_t* packed_tile(const Codes& x, int first, int height, size_t quads) {
+    return height == 1 ? const_cast<int8_t*>(x.codes) + first * x.stride : x.packed + first * quads * kQuad;
 }
 
-// Where pack() has put a tile.
-inline const int8_t* packed_tile(const Codes& x, int first, int height, size_t quads) {
-    return height == 1 ? x.codes + first * x.stride : x.packed + first * quads * kQuad;
-}
-
-inline void pack_all(const Codes& x, int most, size_t quads) {
+template <int MOST>
+inline void pack_all(const Codes& x, size_t quads) {
     for (int first = 0, height; first < x.count; first += height) {
-        height = tile_height(first, x.count, most);
-        pack(x, first, height, quads);
+        height = tile_height(first, x.count, MOST);
+        if (height == 1) continue;
+        int8_t* packed = packed_tile(x, first, height, quads);
+        for (int r = 0; r < height; r++) {
+            const int8_t* row = x.codes + (first + r) * x.stride;
+            for (size_t k = 0; k < quads; k++)
+                __builtin_memcpy(packed + (k * height + r) * kQuad, row + k * kQuad, kQuad);
+        }
     }
 }
 
-// Calls body.template operator()<height>() for a height known only at run time.
+// Calls body.run<height>() for a height known only at run time.
 template <int MOST, class Body>
 inline void with_height(int height, const Body& body) {
     if constexpr (MOST > 1) {
         if (height != MOST) return with_height<MOST - 1>(height, body);
     }
     body.template run<MOST>();
+}
+
+// Runs make(first row) for each tile of `count` rows.
+template <int MOST, class Make>
+inline void each_tile(int count, const Make& make) {
+    for (int first = 0, height; first < count; first += height) {
+        height = tile_height(first, count, MOST);
+        with_height<MOST>(height, make(first));
+    }
 }
 
 // Calls visit(p) for every p below count, from either end.
@@ -190,20 +190,32 @@ inline void each(int count, bool backwards, const Visit& visit) {
         for (int p = 0; p < count; p++) visit(p);
 }
 
+// How many strips of a panel so many rows go down at once, for their sums to just fit the registers.
+constexpr int strips_for(int rows) {
+    int strips = kSums / rows;
+    return strips >= kStrips ? kStrips : strips >= 2 ? 2 : 1;
+}
+
 struct DenseInt8Tile {
     const DenseInt8& w;
     const Codes& x;
     const Output& out;
-    int panel, strip, first;
+    int panel, first;
 
     template <int ROWS>
     void run() const {
-        constexpr int chains = ROWS * kDenseStrips < 8 ? 2 : 1;  // a single row needs two sums to hide latency
+        constexpr int strips = strips_for(ROWS);
+        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(strip);
+    }
+
+    template <int ROWS, int STRIPS>
+    void down(int strip) const {
+        constexpr int chains = 4 * ROWS * STRIPS <= kSums ? 2 : 1;  // too few sums do not hide the latency
         const int8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.quads * kStrips + strip) * kTileBytes;
         const int8_t* quad = packed_tile(x, first, ROWS, w.quads);
         int row = panel * kPanelRows + strip * kLanes;
-        I sum[chains][ROWS][kDenseStrips];
-        UNROLL for (int s = 0; s < kDenseStrips; s++) {
+        I sum[chains][ROWS][STRIPS];
+        UNROLL for (int s = 0; s < STRIPS; s++) {
             I start = load_i(w.correction + row + s * kLanes);
             UNROLL for (int r = 0; r < ROWS; r++) {
                 sum[0][r][s] = start;
@@ -213,15 +225,14 @@ struct DenseInt8Tile {
         int k = 0;
         for (; k + chains <= w.quads; k += chains) {
             UNROLL for (int chain = 0; chain < chains; chain++) {
-                if constexpr (ROWS == 1) prefetch(tile);
-                step<ROWS>(sum[chain], quad, tile);
+                step(sum[chain], quad, tile);
                 quad += ROWS * kQuad;
                 tile += kStrips * kTileBytes;
             }
         }
-        if (chains > 1 && k < w.quads) step<ROWS>(sum[0], quad, tile);
+        if (chains > 1 && k < w.quads) step(sum[0], quad, tile);
         UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < kDenseStrips; s++) {
+            UNROLL for (int s = 0; s < STRIPS; s++) {
                 I total = chains > 1 ? add_i(sum[0][r][s], sum[chains - 1][r][s]) : sum[0][r][s];
                 int start = row + s * kLanes;
                 finish_int(total, x.scales[first + r], w.scales + start, out, first + r, start, w.rows);
@@ -229,31 +240,22 @@ struct DenseInt8Tile {
         }
     }
 
-    static inline void prefetch(const int8_t* tile) {
-        constexpr int ahead = 2048;  // bytes; the weights of a large map come from the third-level cache
-        UNROLL for (int s = 0; s < kDenseStrips; s++) __builtin_prefetch(tile + ahead + s * kTileBytes);
-    }
-
-    template <int ROWS>
-    static inline __attribute__((always_inline)) void step(I (&sum)[ROWS][kDenseStrips], const int8_t* quad,
+    template <int ROWS, int STRIPS>
+    static inline __attribute__((always_inline)) void step(I (&sum)[ROWS][STRIPS], const int8_t* quad,
                                                            const int8_t* tile) {
-        Tile weights[kDenseStrips];
-        UNROLL for (int s = 0; s < kDenseStrips; s++) weights[s] = load_tile(tile + s * kTileBytes);
+        Tile weights[STRIPS];
+        UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = load_tile(tile + s * kTileBytes);
         UNROLL for (int r = 0; r < ROWS; r++) {
             Quad activations = load_quad(quad + r * kQuad);
-            UNROLL for (int s = 0; s < kDenseStrips; s++) sum[r][s] = dot(sum[r][s], activations, weights[s]);
+            UNROLL for (int s = 0; s < STRIPS; s++) sum[r][s] = dot(sum[r][s], activations, weights[s]);
         }
     }
 };
 
 void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
-    pack_all(x, kDenseRows, w.quads);
+    pack_all<kDenseRows>(x, w.quads);
     each(w.panels, out.backwards, [&](int panel) {
-        for (int strip = 0; strip < kStrips; strip += kDenseStrips)
-            for (int first = 0, height; first < x.count; first += height) {
-                height = tile_height(first, x.count, kDenseRows);
-                with_height<kDenseRows>(height, DenseInt8Tile{w, x, out, panel, strip, first});
-            }
+        each_tile<kDenseRows>(x.count, [&](int first) { return DenseInt8Tile{w, x, out, panel, first}; });
     });
 }
 
@@ -300,12 +302,9 @@ struct BlockInt8Tile {
 
 void block_int8(const BlockInt8& w, const Codes& x, const Output& out) {
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
-    pack_all(x, kBlockRows, quads);
+    pack_all<kRows>(x, quads);
     each(w.strips, out.backwards, [&](int strip) {
-        for (int first = 0, height; first < x.count; first += height) {
-            height = tile_height(first, x.count, kBlockRows);
-            with_height<kBlockRows>(height, BlockInt8Tile{w, x, out, strip, first, quads});
-        }
+        each_tile<kRows>(x.count, [&](int first) { return BlockInt8Tile{w, x, out, strip, first, quads}; });
     });
 }
 
@@ -354,67 +353,64 @@ struct BlockInt4Tile {
 
 void block_int4(const BlockInt4& w, const Codes& x, const Output& out) {
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
-    pack_all(x, kBlockRows, quads);
+    pack_all<kRows>(x, quads);
     each(w.strips, out.backwards, [&](int strip) {
-        for (int first = 0, height; first < x.count; first += height) {
-            height = tile_height(first, x.count, kBlockRows);
-            with_height<kBlockRows>(height, BlockInt4Tile{w, x, out, strip, first, quads});
-        }
+        each_tile<kRows>(x.count, [&](int first) { return BlockInt4Tile{w, x, out, strip, first, quads}; });
     });
 }
-
-// One row runs down four strips at once, whose sums hide the latency; several rows share one strip's unpacking.
-template <int ROWS>
-constexpr int kInt4Strips = ROWS == 1 ? kDenseStrips : 1;
 
 struct GroupInt4Tile {
     const GroupInt4& w;
     const Codes& x;
     const Output& out;
-    int panel, strip, first;
+    int panel, first;
 
     template <int ROWS>
     void run() const {
-        constexpr int strips = kInt4Strips<ROWS>;
+        constexpr int strips = strips_for(2 * ROWS);  // each has a sum of the group and a total
+        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(strip);
+    }
+
+    template <int ROWS, int STRIPS>
+    void down(int strip) const {
         size_t quads = static_cast<size_t>(w.octets) * 2;
         const uint8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.octets * kStrips + strip) * kTileBytes;
         const uint8_t* multipliers = w.multipliers + (static_cast<size_t>(panel) * w.groups * kStrips + strip) * kLanes;
         const int8_t* quad = packed_tile(x, first, ROWS, quads);
-        I total[ROWS][strips];
+        I total[ROWS][STRIPS];
         UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < strips; s++) total[r][s] = splat_i(0);
+            UNROLL for (int s = 0; s < STRIPS; s++) total[r][s] = splat_i(0);
         }
         for (int group = 0; group < w.groups; group++, multipliers += kPanelRows) {
-            I sum[ROWS][strips];
+            I sum[ROWS][STRIPS];
             UNROLL for (int r = 0; r < ROWS; r++) {
                 I start = splat_i(x.sums[static_cast<size_t>(first + r) * w.groups + group]);
-                UNROLL for (int s = 0; s < strips; s++) sum[r][s] = start;
+                UNROLL for (int s = 0; s < STRIPS; s++) sum[r][s] = start;
             }
             int left = w.octets - group * w.group_octets;
             for (int k = left < w.group_octets ? left : w.group_octets; k > 0; k--) {
-                if constexpr (ROWS == 1) DenseInt8Tile::prefetch(reinterpret_cast<const int8_t*>(tile));
-                step<ROWS>(sum, quad, tile);
+                step(sum, quad, tile);
                 quad += 2 * ROWS * kQuad;
                 tile += kStrips * kTileBytes;
             }
-            UNROLL for (int s = 0; s < strips; s++) {
+            UNROLL for (int s = 0; s < STRIPS; s++) {
                 Multipliers factor = load_multipliers(multipliers + s * kLanes);
                 UNROLL for (int r = 0; r < ROWS; r++) total[r][s] = add_scaled(total[r][s], sum[r][s], factor);
             }
         }
         int row = panel * kPanelRows + strip * kLanes;
         UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < strips; s++) {
+            UNROLL for (int s = 0; s < STRIPS; s++) {
                 int start = row + s * kLanes;
                 finish_int(total[r][s], x.scales[first + r], w.scales + start, out, first + r, start, w.rows);
             }
         }
     }
 
-    template <int ROWS>
-    static inline __attribute__((always_inline)) void step(I (&sum)[ROWS][kInt4Strips<ROWS>], const int8_t* quad,
+    template <int ROWS, int STRIPS>
+    static inline __attribute__((always_inline)) void step(I (&sum)[ROWS][STRIPS], const int8_t* quad,
                                                            const uint8_t* tile) {
-        UNROLL for (int s = 0; s < kInt4Strips<ROWS>; s++) {
+        UNROLL for (int s = 0; s < STRIPS; s++) {
             Tile both = load_tile(tile + s * kTileBytes);
             Tile low = low_nibbles(both), high = high_nibbles(both);
             UNROLL for (int r = 0; r < ROWS; r++)
@@ -442,15 +438,9 @@ inline void sum_groups(const GroupInt4& w, const Codes& x) {
 
 void group_int4(const GroupInt4& w, const Codes& x, const Output& out) {
     sum_groups(w, x);
-    pack_all(x, kBlockRows, static_cast<size_t>(w.octets) * 2);
+    pack_all<kRows>(x, static_cast<size_t>(w.octets) * 2);
     each(w.panels, out.backwards, [&](int panel) {
-        int strips = x.count == 1 ? kDenseStrips : 1;
-        for (int strip = 0; strip < kStrips; strip += strips)
-            for (int first = 0, height; first < x.count; first += height) {
-                // More than one row never leaves a tile of height one, see tile_height.
-                height = tile_height(first, x.count, kBlockRows);
-                with_height<kBlockRows>(height, GroupInt4Tile{w, x, out, panel, strip, first});
-            }
+        each_tile<kRows>(x.count, [&](int first) { return GroupInt4Tile{w, x, out, panel, first}; });
     });
 }
 
@@ -458,29 +448,35 @@ struct DenseF32Tile {
     const DenseF32& w;
     const float* const* x;
     const Output& out;
-    int panel, strip, first;
+    int panel, first;
 
     template <int ROWS>
     void run() const {
+        constexpr int strips = strips_for(ROWS);
+        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(strip);
+    }
+
+    template <int ROWS, int STRIPS>
+    void down(int strip) const {
         const float* tile = w.tiles + (static_cast<size_t>(panel) * w.cols * kStrips + strip) * kLanes;
         const float* rows[ROWS];
         UNROLL for (int r = 0; r < ROWS; r++) rows[r] = x[first + r];
-        F sum[ROWS][kDenseStrips];
+        F sum[ROWS][STRIPS];
         UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < kDenseStrips; s++) sum[r][s] = splat(0.0f);
+            UNROLL for (int s = 0; s < STRIPS; s++) sum[r][s] = splat(0.0f);
         }
         for (int k = 0; k < w.cols; k++, tile += kPanelRows) {
-            F weights[kDenseStrips];
-            UNROLL for (int s = 0; s < kDenseStrips; s++) weights[s] = load(tile + s * kLanes);
+            F weights[STRIPS];
+            UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = load(tile + s * kLanes);
             UNROLL for (int r = 0; r < ROWS; r++) {
                 F value = splat(rows[r][k]);
-                UNROLL for (int s = 0; s < kDenseStrips; s++)
+                UNROLL for (int s = 0; s < STRIPS; s++)
                     sum[r][s] = add(sum[r][s], mul(value, weights[s]));
             }
         }
         int row = panel * kPanelRows + strip * kLanes;
         UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < kDenseStrips; s++)
+            UNROLL for (int s = 0; s < STRIPS; s++)
                 finish(sum[r][s], out, first + r, row + s * kLanes, w.rows);
         }
     }
@@ -488,11 +484,7 @@ struct DenseF32Tile {
 
 void dense_f32(const DenseF32& w, const float* const* x, int count, const Output& out) {
     each(w.panels, out.backwards, [&](int panel) {
-        for (int strip = 0; strip < kStrips; strip += kDenseStrips)
-            for (int first = 0, height; first < count; first += height) {
-                height = tile_height(first, count, kDenseRows);
-                with_height<kDenseRows>(height, DenseF32Tile{w, x, out, panel, strip, first});
-            }
+        each_tile<kDenseRows>(count, [&](int first) { return DenseF32Tile{w, x, out, panel, first}; });
     });
 }
 
@@ -506,6 +498,9 @@ int32_t lane_total(I a) {
 }
 
 int32_t probe_read(const int8_t* bytes, size_t count) {
+    size_t skip = (kTileBytes - reinterpret_cast<uintptr_t>(bytes) % kTileBytes) % kTileBytes;  // whole cache lines
+    bytes += skip;
+    count = count > skip ? count - skip : 0;
     I sum[4];
     UNROLL for (int s = 0; s < 4; s++) sum[s] = splat_i(0);
     for (size_t i = 0; i + 4 * kTileBytes <= count; i += 4 * kTileBytes) {
@@ -516,7 +511,7 @@ int32_t probe_read(const int8_t* bytes, size_t count) {
 }
 
 int32_t probe_int8(size_t dots, size_t* macs) {
-    constexpr int chains = kDenseRows * kDenseStrips;
+    constexpr int chains = kSums;
     alignas(64) int8_t bytes[kTileBytes];
     for (int i = 0; i < kTileBytes; i++) bytes[i] = static_cast<int8_t>(i - 32);
     Tile weights = load_tile(bytes);
@@ -525,7 +520,6 @@ int32_t probe_int8(size_t dots, size_t* macs) {
     UNROLL for (int s = 0; s < chains; s++) sum[s] = splat_i(s);
     size_t rounds = dots / chains;
     for (size_t i = 0; i < rounds; i++) {
-        asm volatile("" : : : "memory");
         UNROLL for (int s = 0; s < chains; s++) sum[s] = dot(sum[s], activations, weights);
     }
     I total = sum[0];

@@ -31,6 +31,8 @@ auto guarded(decltype(std::declval<Body>()()) on_error, Body body) -> decltype(b
         PyErr_NoMemory();
     } catch (const std::invalid_argument& error) {
         PyErr_SetString(PyExc_ValueError, error.what());
+    } catch (const std::out_of_range&) {
+        PyErr_SetString(PyExc_ValueError, "there is no layer of that number");
     } catch (const std::length_error& error) {
         PyErr_SetString(PyExc_ValueError, error.what());
     } catch (const std::exception& error) {

@@ -12,9 +12,9 @@ struct Tile { __m256i a, b; };
 struct Quad { __m256i signs, magnitudes; };
 
 constexpr uint8_t kCodeOffset = 0;
-constexpr int kDenseRows = 4;
-constexpr int kDenseStrips = 1;
-constexpr int kBlockRows = 4;
+constexpr int kSums = 4;  // vectors of sums that the registers hold beside the rest
+constexpr int kDenseRows = 4;  // rows of activations that dense weights meet together
+constexpr int kRows = 4;  // the same for weights that come one strip at a time
 constexpr int kBlockChains = 2;
 
 inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
@@ -43,6 +43,7 @@ inline F abs(F x) {
     __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
     return {_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};
 }
+inline F within(F x, float limit) { return min(max(x, splat(-limit)), splat(limit)); }
 inline float reduce_max(F x) {
     float lanes[8];
     _mm256_storeu_ps(lanes, _mm256_max_ps(x.a, x.b));

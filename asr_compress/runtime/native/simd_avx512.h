@@ -11,9 +11,9 @@ using Tile = __m512i; // 16 x 4 int8
 using Quad = __m512i; // 4 int8 of one activation row, repeated
 
 constexpr uint8_t kCodeOffset = 0x80;
-constexpr int kDenseRows = 6;    // 6 x 4 accumulators, 4 tiles and 1 quad of 32 registers
-constexpr int kDenseStrips = 4;
-constexpr int kBlockRows = 12;
+constexpr int kSums = 24;  // vectors of sums that the registers hold beside the rest
+constexpr int kDenseRows = 6;  // rows of activations that dense weights meet together
+constexpr int kRows = 12;  // the same for weights that come one strip at a time
 constexpr int kBlockChains = 4;  // independent sums that hide the latency of vpdpbusd
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
@@ -30,6 +30,8 @@ inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline F abs(F a) { return _mm512_abs_ps(a); }
+// x held within +-limit: the smaller magnitude, with the sign of x.
+inline F within(F x, float limit) { return _mm512_range_ps(x, _mm512_set1_ps(limit), 2); }
 inline float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
 
 inline I load_i(const int32_t* p) { return _mm512_loadu_si512(p); }

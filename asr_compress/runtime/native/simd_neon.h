@@ -13,9 +13,9 @@ struct Tile { int8x16_t v[4]; };
 using Quad = int8x16_t;
 
 constexpr uint8_t kCodeOffset = 0;
-constexpr int kDenseRows = 4;
-constexpr int kDenseStrips = 1;
-constexpr int kBlockRows = 4;
+constexpr int kSums = 4;  // vectors of sums that the registers hold beside the rest
+constexpr int kDenseRows = 4;  // rows of activations that dense weights meet together
+constexpr int kRows = 4;  // the same for weights that come one strip at a time
 constexpr int kBlockChains = 1;  // a tile already feeds four independent sums
 
 template <class Result, class Operation>
@@ -44,6 +44,7 @@ inline F div(const F& a, const F& b) { return parts<F>([&](int i) { return vdivq
 inline F min(const F& a, const F& b) { return parts<F>([&](int i) { return vminq_f32(a.v[i], b.v[i]); }); }
 inline F max(const F& a, const F& b) { return parts<F>([&](int i) { return vmaxq_f32(a.v[i], b.v[i]); }); }
 inline F abs(const F& a) { return parts<F>([&](int i) { return vabsq_f32(a.v[i]); }); }
+inline F within(const F& x, float limit) { return min(max(x, splat(-limit)), splat(limit)); }
 inline float reduce_max(const F& a) {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3])));
 }

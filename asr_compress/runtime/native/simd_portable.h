@@ -11,9 +11,9 @@ struct Tile { int8_t v[64]; };
 struct Quad { int8_t v[4]; };
 
 constexpr uint8_t kCodeOffset = 0;
-constexpr int kDenseRows = 1;
-constexpr int kDenseStrips = 1;
-constexpr int kBlockRows = 1;
+constexpr int kSums = 1;  // vectors of sums that the registers hold beside the rest
+constexpr int kDenseRows = 1;  // rows of activations that dense weights meet together
+constexpr int kRows = 1;  // the same for weights that come one strip at a time
 constexpr int kBlockChains = 1;
 
 template <class Result, class Operation>
@@ -38,6 +38,7 @@ inline F div(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l
 inline F min(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] < b.v[l] ? a.v[l] : b.v[l]; }); }
 inline F max(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] > b.v[l] ? a.v[l] : b.v[l]; }); }
 inline F abs(const F& a) { return lanes<F>([&](int l) { return __builtin_fabsf(a.v[l]); }); }
+inline F within(const F& x, float limit) { return min(max(x, splat(-limit)), splat(limit)); }
 inline float reduce_max(const F& a) {
     float largest = a.v[0];
     for (float lane : a.v) largest = lane > largest ? lane : largest;
