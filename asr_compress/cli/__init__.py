@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from asr_compress import __version__
-from asr_compress.cli import about, corpora, recognize, train
+from asr_compress.cli import about, compress, corpora, recognize, train
 from asr_compress.cli.output import explain
 
 app = typer.Typer(
@@ -33,6 +33,8 @@ for verb in (
     corpora.lm,
     corpora.lexicon,
     train.train,
+    compress.compress,
+    compress.passes,
     recognize.transcribe,
     recognize.stream,
 ):
