@@ -237,7 +237,7 @@ class _FrameMerger:
         self._count = 0
 
     def push(self, log_probs: Array) -> tuple[Array, NDArray[np.intp]]:
-        """Frames (kept, tokens) and their spans (kept, 2), first frame and frame after last, as far as they are settled."""
+        """What is settled: frames (kept, tokens), and their spans (kept, 2): first frame and frame after the last."""
         starts = np.arange(self._count, self._count + len(log_probs))
         spans = np.stack([starts, starts + 1], axis=1)
         self._count += len(log_probs)

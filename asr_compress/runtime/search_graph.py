@@ -53,7 +53,10 @@ def build_search_graph(tokens: Tokens, lexicon: Lexicon | None, lm_path: str | P
     boundary = tokens.ids[SPACE] if tokens.kind == "char" else len(tokens)
     scored = tokens.symbols if lexicon is None else tuple(lexicon)
     lm = _language_model(scored, lm_path)
-    trie = None if lexicon is None else _prefix_tree(tokens, lexicon, lm)
+    trie = None
+    if lexicon is not None:
+        known = _unigram_scores(lm, len(lexicon)) if lm_path else ([0.0] * len(lexicon), [True] * len(lexicon))
+        trie = _prefix_tree(tokens, lexicon, *known)
     return SearchGraph(() if lexicon is None else scored, trie, lm, boundary)
 
 
@@ -106,7 +109,7 @@ def _language_model(words: tuple[str, ...], path: str | Path | None) -> Any:
         raise InputError(f"{path}: not a language model that can be read (.arpa, .arpa.gz): {reason[:200]}") from None
 
 
-def _prefix_tree(tokens: Tokens, lexicon: Lexicon, lm: Any) -> Any:
+def _prefix_tree(tokens: Tokens, lexicon: Lexicon, scores: list[float], unknown: list[bool]) -> Any:
     """The trie, its nodes scored with the best word below, so that the beam knows early what the model will say."""
     from flashlight.lib.text.decoder import SmearingMode, Trie
 
@@ -116,7 +119,6 @@ def _prefix_tree(tokens: Tokens, lexicon: Lexicon, lm: Any) -> Any:
             labels = labels_of.setdefault(variant, [])
             if label not in labels[-1:]:
                 labels.append(label)
-    scores, unknown = _unigram_scores(lm, len(lexicon))
     trie = Trie(len(tokens), -1)
     ids = tokens.ids
     for variant, labels in labels_of.items():

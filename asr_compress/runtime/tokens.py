@@ -53,9 +53,7 @@ class Tokens:
         if self.kind not in get_args(Kind):
             raise InputError(f"tokens: kind is {self.kind!r}; allowed: {', '.join(get_args(Kind))}")
         if len(self.symbols) < 2 or self.symbols[0] != BLANK:
-            raise InputError(
-                f"tokens: symbols begin {self.symbols[:2]}; symbols[0] must be {BLANK!r}, others follow"
-            )
+            raise InputError(f"tokens: symbols begin {self.symbols[:2]}; symbols[0] must be {BLANK!r}, others follow")
         if len(set(self.symbols)) != len(self.symbols):
             twice = sorted({symbol for symbol in self.symbols if self.symbols.count(symbol) > 1})
             raise InputError(f"tokens: symbols given twice: {twice[:5]}")
@@ -126,7 +124,8 @@ class Tokens:
             shown = ", ".join(repr(symbol.replace("\0", SPACE)) for symbol in unknown[:10])
             allowed = " ".join(symbol for symbol in self.symbols[1:] if len(symbol) < 3)
             raise InputError(
-                f"transcript {text[:60]!r}: {self.kind} tokens have no {shown}; allowed: {allowed[:120]}; normalize the text"
+                f"transcript {text[:60]!r}: {self.kind} tokens have no {shown}; allowed: {allowed[:120]}; "
+                "normalize the text"
             )
         return [self.ids[symbol] for symbol in symbols]
 
@@ -175,7 +174,7 @@ class Tokens:
             ) from None
 
     def _pieces(self, word: str) -> list[str]:
-        """Byte-pair encoding (Sennrich et al. 2016): join the neighbors whose union ranks highest, the leftmost first."""
+        """Byte-pair encoding (Sennrich et al. 2016): join the neighbors whose union ranks highest, leftmost first."""
         pieces = list(word)
         while True:
             candidates = [
