@@ -11,8 +11,9 @@ difference), (errors - baseline errors) / baseline errors (a relative difference
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -123,7 +124,8 @@ def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, draws: Draws, l
 
 def rate(errors: ArrayLike, words: ArrayLike, draws: Draws, level: float = LEVEL) -> Interval:
     """Error rate with its interval. errors: (units,) or (units, seeds); words: (units,)."""
-    return ratio_interval(errors, words, draws, level)
+    interval = ratio_interval(errors, words, draws, level)
+    return replace(interval, low=_at_least(0.0, interval.low))
 
 
 def difference(
@@ -141,7 +143,13 @@ def difference(
     ours, theirs = _by_seed(errors), _by_seed(baseline)
     mean = theirs.mean(axis=1)
     other = theirs if ours.shape == theirs.shape else mean[:, None]
-    return ratio_interval(ours - other, mean if relative else words, draws, level)
+    interval = ratio_interval(ours - other, mean if relative else words, draws, level)
+    return replace(interval, low=_at_least(-1.0, interval.low)) if relative else interval
+
+
+def _at_least(least: float, value: float) -> float:
+    """Shrinking can carry an end of an interval of very few errors beyond what is possible; NaN stays."""
+    return value if math.isnan(value) else max(least, value)
 
 
 def _by_seed(errors: ArrayLike) -> np.ndarray:

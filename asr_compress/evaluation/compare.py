@@ -141,9 +141,9 @@ def _notes(results: Results, scored: Scored, rows: Sequence[Row], scope: Scope, 
         )
     notes.append(f"Energy, an estimate: {ENERGY_ASSUMPTIONS}")
     failed = {row.name: row.accuracy.failed for row in rows if not isinstance(row.accuracy, table.NA)}
-    notes += [f"{name}: {count} utterances failed and count as deletions." for name, count in failed.items() if count]
+    notes += [f"{name}: failed utterances, counted as deletions: {count}." for name, count in failed.items() if count]
     unsteady = {row.name: row.accuracy.unsteady for row in rows if not isinstance(row.accuracy, table.NA)}
-    notes += [f"{name}: {count} utterances changed between rounds." for name, count in unsteady.items() if count]
+    notes += [f"{name}: utterances that changed between rounds: {count}." for name, count in unsteady.items() if count]
     return [*notes, *results.notes]
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from rich.table import Table
@@ -77,7 +77,8 @@ def _end(value: float) -> str:
 
 
 def _spread(spread: Spread) -> str:
-    return f"{spread.median:.3g} ({spread.minimum:.3g}-{spread.maximum:.3g})"
+    # No-break hyphen: a terminal that must break a cell shall do it before the bracket.
+    return f"{spread.median:.3g} ({spread.minimum:.3g}\u2011{spread.maximum:.3g})"
 
 
 def _milliseconds(seconds: float) -> str:
@@ -115,6 +116,10 @@ def _split(accuracy: Accuracy) -> str:
     return " / ".join(f"{100 * share / words.reference:.1f}" for share in shares)
 
 
+def _stages(speed: Speed) -> str:
+    return " / ".join(f"{part:.2g}" for part in astuple(speed.stages))
+
+
 def _rate(value: float) -> str:
     return "?" if math.isnan(value) else f"{100 * value:.2f}"
 
@@ -126,7 +131,7 @@ ACCURACY = Section(
         Column("sdi", "S / D / I %", _accuracy(_split)),
         Column("cer", "CER %", _accuracy(lambda a: a.cer), _rate),
         Column("relative_difference", "WER vs baseline, % rel.", _against(lambda c: c.relative), _signed),
-        Column("verdict", "verdict", _against(lambda c: c.verdict)),
+        Column("verdict", "verdict", _accuracy(lambda a: a.against.verdict if a.against else "baseline")),
     ),
 )
 SPEED = Section(
@@ -134,9 +139,7 @@ SPEED = Section(
     (
         Column("rtf", "RTF (min-max)", _speed(lambda s: s.rtf), _spread),
         Column("rtfx", "RTFx (min-max)", _speed(lambda s: s.rtfx), _spread),
-        Column("features_rtf", "features", _speed(lambda s: s.stages.features_s), lambda x: f"{x:.2g}"),
-        Column("model_rtf", "model", _speed(lambda s: s.stages.model_s), lambda x: f"{x:.2g}"),
-        Column("decode_rtf", "decode", _speed(lambda s: s.stages.decode_s), lambda x: f"{x:.2g}"),
+        Column("stages", "RTF of features / model / decoding", _speed(_stages)),
         Column("p50_s", "p50 ms", _speed(lambda s: s.latency_s[50]), _milliseconds),
         Column("p90_s", "p90 ms", _speed(lambda s: s.latency_s[90]), _milliseconds),
         Column("p99_s", "p99 ms", _speed(lambda s: s.latency_s[99]), _milliseconds),
@@ -160,6 +163,10 @@ SIZE = Section(
 SECTIONS = (ACCURACY, SPEED, SIZE)
 
 
+# Columns whose parts programs get one by one.
+_PUT_TOGETHER = ("sdi", "stages")
+
+
 def _named(*keys: str) -> tuple[Column, ...]:
     columns = {column.key: column for section in SECTIONS for column in section.columns}
     return tuple(columns[key] for key in keys)
@@ -178,6 +185,9 @@ _IDENTITY = (
     Column("seeds", "", lambda row: len(row.results)),
 )
 _DETAILS = (
+    Column("features_rtf", "", _speed(lambda s: s.stages.features_s)),
+    Column("model_rtf", "", _speed(lambda s: s.stages.model_s)),
+    Column("decode_rtf", "", _speed(lambda s: s.stages.decode_s)),
     Column("words", "", _accuracy(lambda a: a.counts.reference)),
     Column("substitutions", "", _accuracy(lambda a: a.counts.substitutions)),
     Column("deletions", "", _accuracy(lambda a: a.counts.deletions)),
@@ -217,7 +227,7 @@ def terminal(rows: Sequence[Row], sections: Sequence[Section] = SECTIONS) -> lis
         table = Table(title=section.title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
         table.add_column("variant", overflow="fold", min_width=8)
         for column in section.columns:
-            table.add_column(column.title, justify="right")
+            table.add_column(column.title, justify="right", overflow="fold")
         for row in rows:
             table.add_row(row.name, *(notes.cell(column, row) for column in section.columns))
         shown += [table, Text()]
@@ -273,7 +283,7 @@ def csv_text(rows: Sequence[Row]) -> str:
 def _all_columns() -> Iterable[Column]:
     yield from _IDENTITY
     for section in SECTIONS:
-        yield from (column for column in section.columns if column.key != "sdi")
+        yield from (column for column in section.columns if column.key not in _PUT_TOGETHER)
     yield from _DETAILS
 
 
