@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from asr_compress import __version__
-from asr_compress.cli import about, compress, corpora, recognize, train
+from asr_compress.cli import about, compress, corpora, demo, measure, recognize, train
 from asr_compress.cli.output import explain
 
 app = typer.Typer(
@@ -35,8 +35,11 @@ for verb in (
     train.train,
     compress.compress,
     compress.passes,
+    measure.evaluate,
+    measure.compare,
     recognize.transcribe,
     recognize.stream,
+    demo.demo,
 ):
     app.command()(verb)
 
