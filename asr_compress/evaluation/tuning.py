@@ -74,7 +74,7 @@ def tune_decoding(
 def tune_bundle(
     bundle: Bundle,
     manifest: str | Path,
-    lm: str | Path,
+    lm: str | Path | None = None,
     limit: int | None = None,
     report: Callable[[Trial], None] = lambda trial: None,
     **widths: Any,
@@ -91,7 +91,7 @@ def tune_bundle(
     """
     decoder = make_decoder(bundle, lm, widths)
     if not isinstance(decoder, BeamDecoder):
-        raise InputError(f"{manifest}: nothing to tune: without a lexicon and a language model decoding has no weights")
+        raise InputError(f"{manifest}: nothing to tune: without a lexicon or a language model decoding has no weights")
     recognizer = Recognizer(bundle, decoder)
     test_set = load_test_set(manifest, limit)
     audio = test_set.read(test_set.references, bundle.features.sample_rate_hz)
@@ -99,5 +99,7 @@ def tune_bundle(
     if not readable:
         raise InputError(f"{manifest}: no audio of it can be read")
     log_probs = [recognizer.log_probs(audio[r.id], bundle.features.sample_rate_hz) for r in readable]
-    best = tune_decoding(decoder, log_probs, [r.text for r in readable], recognizer.frame_s, report=report)[0]
+    references = [reference.text for reference in readable]
+    lm_weights = LM_WEIGHTS if lm is not None else (0.0,)
+    best = tune_decoding(decoder, log_probs, references, recognizer.frame_s, lm_weights, report=report)[0]
     return {**bundle.decoding, **widths, "lm_weight": best.lm_weight, "word_score": best.word_score}

@@ -11,11 +11,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from asr_compress.compression.pipeline import compress
+from asr_compress.compression.recipe import Recipe
 from asr_compress.corpora.fsdd import WORDS, read_fsdd
 from asr_compress.corpora.manifests import summarize, write_manifests
 from asr_compress.corpora.pronounce import pronounce
+from asr_compress.evaluation.compare import compare
+from asr_compress.evaluation.evaluate import evaluate
+from asr_compress.evaluation.tuning import tune_bundle
+from asr_compress.evaluation.variants import Variant
+from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.files import atomic_write
 from asr_compress.training.bundle import bundle_of
 from asr_compress.training.config import load_config
@@ -25,6 +33,17 @@ HERE = Path(__file__).parent
 RUNS = Path("runs/digits")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "yweweler")
 FOLDS = ("takes", *SPEAKERS)
+VARIANTS = {
+    "fp32": "fp32.safetensors",
+    "int8": "int8/model.safetensors",
+    "pruned": "pruned/1-prune/model.safetensors",
+    "pruned int8": "pruned/model.safetensors",
+}
+PRUNE = {
+    "name": "prune",
+    "passes": [{"block_pruning": {"sparsity": 0.6}}],
+    "training": {"epochs": 6, "batch_s": 20, "optimizer": {"lr": 1e-3}},
+}
 
 
 def prepare(fold: str, corpora: Path) -> None:
@@ -46,7 +65,34 @@ def train(fold: str, corpora: Path) -> None:
     bundle_of(train_recognizer(config, run / "train"), config).save(run / "fp32.safetensors")
 
 
-STAGES: dict[str, Callable[[str, Path], None]] = {"prepare": prepare, "train": train}
+def compress_fold(fold: str, corpora: Path) -> None:
+    """Prune in blocks, then int8; and int8 alone."""
+    run = RUNS / fold
+    start = run / "fp32.safetensors"
+    for name, stages in (("pruned", [PRUNE, {"passes": ["dynamic_int8"]}]), ("int8", [{"passes": ["dynamic_int8"]}])):
+        keys = {name: [str(run / f"manifests/{name}.jsonl.gz")] for name in ("train", "dev")}
+        recipe = Recipe.from_json({**keys, "stages": stages}, f"{HERE}/run.py")
+        compress(start, recipe, run / name, cache=run / "train", say=print)
+
+
+def measure(fold: str, corpora: Path) -> None:
+    """Tune the word score on dev, recognize the test strings, write the report."""
+    run = RUNS / fold
+    for name, path in VARIANTS.items():
+        bundle = Bundle.load(run / path)
+        tuned = replace(bundle, decoding=tune_bundle(bundle, run / "manifests/dev.jsonl.gz"))
+        tuned.save(run / f"tuned/{name}.safetensors")
+    variants = [Variant(name, run / f"tuned/{name}.safetensors") for name in VARIANTS]
+    evaluate(variants, run / "manifests/test.jsonl.gz", run / "results.jsonl", rounds=3)
+    compare([run / "results.jsonl"], run / "report", speakers_fixed=True).show()
+
+
+STAGES: dict[str, Callable[[str, Path], None]] = {
+    "prepare": prepare,
+    "train": train,
+    "compress": compress_fold,
+    "measure": measure,
+}
 
 
 def main() -> None:
