@@ -11,10 +11,6 @@ In short, for a row x of activations and an integer weight matrix w:
     sum    = sum of w * q                        int32, exact
     y      = float(sum) * (scale * weight_scale)
 
-where the weights have one scale for each group of columns,
-
-    y      = (float(sum_0) * weight_scale_0 + float(sum_1) * weight_scale_1 + ...) * scale
-
 and for an LSTM step, gates in the order i, f, g, o:
 
     gates = product(recurrent_map, h) + (product(input_map, x) + bias)
@@ -77,38 +73,9 @@ def _quantize(x: Floats, scales: Floats) -> tuple[NDArray[np.int8], Floats]:
     return np.clip(np.rint(scaled), -QUANTIZED_MAX, QUANTIZED_MAX).astype(np.int8), scales
 
 
-def integer_sums(q: NDArray[np.int8], weights: NDArray[np.int8]) -> NDArray[np.int32]:
-    """Exact sums q (n, cols) times weights (rows, cols) transposed: int32 (n, rows)."""
-    # BLAS is exact on integers that fit the mantissa, in any order, and much faster than integer matmul.
-    fits_f32 = q.shape[1] * QUANTIZED_MAX * 128 <= 2**24
-    if fits_f32:
-        return np.matmul(q.astype(F32), weights.astype(F32).T).astype(np.int32)
-    return np.matmul(q.astype(np.float64), weights.astype(np.float64).T).astype(np.int32)
-
-
 def dequantize(sums: NDArray[np.int32], scales: Floats, weight_scales: Floats) -> Floats:
     """Sums (n, rows) of rows with activation `scales` (n,) and weights with `weight_scales` (rows,): float32."""
     return sums.astype(F32) * (scales[:, None] * weight_scales)
-
-
-def grouped_product(
-    q: NDArray[np.int8], scales: Floats, weights: NDArray[np.int8], weight_scales: Floats, group_size: int
-) -> Floats:
-    """Product of quantized activations with integer weights that have a scale for each group of columns.
-
-    Args:
-        q, scales: int8 (n, cols), float32 (n,), as `quantize_rows` gives them.
-        weights: int8 (rows, cols).
-        weight_scales: float32 (rows, ceil(cols / group_size)); the last group may be shorter.
-
-    Returns:
-        float32 (n, rows). Groups are added from the first to the last.
-    """
-    total = np.zeros((q.shape[0], weights.shape[0]), F32)
-    for group, start in enumerate(range(0, weights.shape[1], group_size)):
-        columns = slice(start, start + group_size)
-        total = total + integer_sums(q[:, columns], weights[:, columns]).astype(F32) * weight_scales[:, group]
-    return total * scales[:, None]
 
 
 def f32_product(x: Floats, weights: Floats) -> Floats:

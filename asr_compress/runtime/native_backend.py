@@ -69,6 +69,11 @@ def instruction_set() -> str | None:
     return wanted
 
 
+def extension() -> Any:
+    """The compiled module itself, for benchmarks; None where it was not built."""
+    return _native
+
+
 class NativeBackend:
     """A network packed for the kernels of one instruction set. Threads may share it: weights are only read."""
 
@@ -107,6 +112,10 @@ class NativeBackend:
     def weight_bytes(self) -> int:
         """Memory of the packed weights."""
         return self._model.weight_bytes
+
+    def probe_product(self, layer: int, rows: int, repeats: int) -> None:
+        """For benchmarks: the bare product of a linear layer with so many rows, again and again."""
+        self._model.probe_product(layer, rows, repeats)
 
     def run_batch(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Whole utterances, float32 (frames, features) each -> (frames', tokens), in one call of the extension."""

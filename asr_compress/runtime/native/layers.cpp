@@ -99,6 +99,7 @@ public:
         expect_same("bias", bias_.size(), outputs);
     }
     size_t scratch_bytes() const override { return map_->scratch_bytes(kRows); }
+    const Map* map() const override { return map_.get(); }
 
 private:
     void frames(const Kernels& kernels, const float* in, size_t count, float* out, Scratch& scratch) const override {

@@ -33,6 +33,7 @@ public:
     // Floats of recurrent state of one direction of one utterance.
     virtual size_t state_size(int) const { return 0; }
     virtual size_t scratch_bytes() const { return 0; }
+    virtual const Map* map() const { return nullptr; }  // of a layer that is one map, for the probes
 
     // How output frames follow from input frames: output t reads inputs [t * stride - before, t * stride - before + span).
     virtual size_t stride() const { return 1; }

@@ -136,4 +136,17 @@ void Model::run_windows(size_t index, const float* in, size_t frames, float* out
     one.run(kernels_, 0, part, from, to, nullptr, borrowed.workspace->scratch);
 }
 
+void Model::probe_product(size_t index, int rows, int repeats) const {
+    const Map* map = layer(index).map();
+    if (!map) throw std::invalid_argument("layer " + std::to_string(index) + " is not linear");
+    if (rows < 1 || rows > 64) throw std::invalid_argument("rows must lie between 1 and 64");
+    Borrowed borrowed(*this);
+    size_t n = static_cast<size_t>(rows), width = static_cast<size_t>(map->rows);
+    std::vector<float> row(static_cast<size_t>(map->cols), 1.0f), out(n * width);
+    std::vector<const float*> x(n, row.data());
+    for (int i = 0; i < repeats; i++)
+        map->product(kernels_, x.data(), rows, Output{out.data(), width, nullptr, 0, i % 2 != 0},
+                     borrowed.workspace->scratch);
+}
+
 }  // namespace asr

@@ -35,6 +35,9 @@ public:
     // Output frame t from input frames [t * stride, t * stride + span); zeros beyond those that are given.
     void run_windows(size_t index, const float* in, size_t frames, float* out, size_t windows) const;
 
+    // For benchmarks: the bare product of a linear layer with `rows` rows of constants, so many times.
+    void probe_product(size_t index, int rows, int repeats) const;
+
 private:
     struct Borrowed;
     void run_together(Utterances whole, int threads) const;

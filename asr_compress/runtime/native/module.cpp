@@ -412,6 +412,16 @@ PyObject* model_run_windows(PyObject* self, PyObject* args) {
     });
 }
 
+PyObject* model_probe_product(PyObject* self, PyObject* args) {
+    return guarded(static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
+        unsigned index;
+        int rows, repeats;
+        if (!PyArg_ParseTuple(args, "Iii", &index, &rows, &repeats)) throw PythonError();
+        without_gil([&] { model_of(self).probe_product(index, rows, repeats); });
+        return Py_NewRef(Py_None);
+    });
+}
+
 PyObject* model_get(PyObject* self, void* what) {
     const Model& model = model_of(self);
     switch (static_cast<const char*>(what)[0]) {
@@ -423,6 +433,7 @@ PyObject* model_get(PyObject* self, void* what) {
 PyMethodDef model_methods[] = {
     {"run", model_run, METH_VARARGS, "run(inputs: list, outputs: list, threads: int): float32 frames to logits."},
     {"run_frames", model_run_frames, METH_VARARGS, "run_frames(layer, direction, frames, state, output)."},
+    {"probe_product", model_probe_product, METH_VARARGS, "probe_product(layer, rows, repeats): its bare product."},
     {"run_windows", model_run_windows, METH_VARARGS, "run_windows(layer, frames, output)."},
     {nullptr, nullptr, 0, nullptr},
 };
