@@ -12,11 +12,13 @@ from asr_compress.cli import app
 
 
 def command_lines(text: str) -> Iterator[str]:
-    """Lines that call asr-compress or a recipe or make, without prompts and comments; a backslash joins lines."""
+    """Calls of asr-compress, recipes and make, a line each; a backslash joins lines. Recipes in backticks too."""
     for line in text.replace("\\\n", " ").splitlines():
         found = re.match(r"\s*(?:\$ )?((?:asr-compress|python3? recipes/|make )\S*.*)", line)
         if found:
             yield found[1].strip()
+        else:
+            yield from re.findall(r"`(python3? recipes/[^`]+)`", line)
 
 
 def words(line: str) -> list[str]:

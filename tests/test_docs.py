@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 
+from asr_compress.runtime.tokens import Tokens
 from tests.commands import command_lines, parse, words
+from tests.runtime.tones import RATE_HZ, say, tone_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -80,3 +83,18 @@ def test_the_readme_shows_what_matters() -> None:
     assert {"make demo", "make test"} <= {line.partition("#")[0].strip() for line in lines}
     assert any(line.startswith("asr-compress transcribe") for line in lines)
     assert any(line.startswith("python recipes/") for line in lines)
+
+
+def test_python_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the README, in a folder that holds the files that they name."""
+    tokens = Tokens.characters("ABC")
+    tone_bundle(tokens).save(tmp_path / "model.safetensors")
+    soundfile.write(tmp_path / "speech.wav", say("AB CAB", tokens), RATE_HZ)
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"(?s)```python\n(.*?)```", (ROOT / "README.md").read_text())
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[0] == "AB CAB"
