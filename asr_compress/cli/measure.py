@@ -10,6 +10,8 @@ import typer
 from asr_compress.cli.output import show_json
 from asr_compress.runtime.errors import InputError
 
+WIDTH = 120  # a line that a narrow terminal breaks reads better than cells a few letters wide
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -105,6 +107,8 @@ def _named(bundles: list[Path]) -> dict[str, Path]:
 
 
 def _show(report: object, json: bool) -> None:
+    from rich.console import Console
+
     from asr_compress.evaluation import table
     from asr_compress.evaluation.compare import Report
 
@@ -112,4 +116,4 @@ def _show(report: object, json: bool) -> None:
     if json:
         show_json({"title": report.title, "rows": table.plain(report.rows), "notes": report.notes})
     else:
-        report.show()
+        report.show(Console(width=max(Console().width, WIDTH)))

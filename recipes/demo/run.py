@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from asr_compress.compression.pipeline import compress
 from asr_compress.compression.recipe import Recipe, load_recipe
@@ -113,7 +114,7 @@ def measure(size: Size) -> None:
     results = size.folder / "results.jsonl"
     evaluate(variants, size.folder / "manifests/test.jsonl.gz", results, rounds=size.rounds)
     report = compare([results], size.folder / "report", baseline="teacher")
-    report.show()
+    report.show(Console(width=max(Console().width, 120)))
     print("These voices are synthetic: the error rates say nothing about people's speech.")
     print("\n".join(f"{kind}: {path}" for kind, path in report.files.items()))
 
