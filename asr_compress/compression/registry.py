@@ -8,11 +8,25 @@ from pydantic import ValidationError
 
 from asr_compress.compression.base import Pass
 from asr_compress.compression.distillation import Distillation
+from asr_compress.compression.gate_pruning import GatePruning
+from asr_compress.compression.layer_removal import LayerRemoval
 from asr_compress.compression.pruning import BlockPruning, Pruning
 from asr_compress.compression.quantization import DynamicInt8
+from asr_compress.compression.regularization import Regularization
+from asr_compress.compression.structured import StructuredPruning
 from asr_compress.runtime.errors import InputError
 
-PASSES: dict[str, type[Pass]] = {chosen.name: chosen for chosen in (Pruning, BlockPruning, DynamicInt8, Distillation)}
+_ALL: tuple[type[Pass], ...] = (
+    Pruning,
+    BlockPruning,
+    Regularization,
+    GatePruning,
+    StructuredPruning,
+    LayerRemoval,
+    DynamicInt8,
+    Distillation,
+)
+PASSES: dict[str, type[Pass]] = {chosen.name: chosen for chosen in _ALL}
 
 
 def make_pass(name: str, params: dict[str, Any] | None = None) -> Pass:

@@ -150,16 +150,29 @@ class Recurrent(Layer):
 
 
 class LayerNorm(Layer):
-    """Layer normalization of each frame (Ba et al. 2016)."""
+    """Layer normalization of each frame (Ba et al. 2016).
+
+    Attributes:
+        live: bool `(features,)`, the features that exist once pruned units are removed, or None for all. The others
+            count neither in mean nor in variance and come out as zero, so that masked units are as good as gone.
+    """
+
+    live: Tensor | None
 
     def __init__(self, features: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
         self.eps = eps
+        self.register_buffer("live", None)
 
     def map(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        if self.live is None:
+            return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        live = self.live.to(x.dtype)
+        centered = (x - (x * live).sum(-1, keepdim=True) / live.sum()) * live
+        variance = centered.square().sum(-1, keepdim=True) / live.sum()
+        return (centered * torch.rsqrt(variance + self.eps) * self.weight + self.bias) * live
 
 
 class Linear(Layer):

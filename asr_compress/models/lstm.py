@@ -29,7 +29,12 @@ class LSTMDirection(nn.Module):
         weight_hh: recurrent map `(4 * hidden, outputs)`.
         bias_ih, bias_hh: `(4 * hidden,)` each, or None; their sum is what counts.
         weight_hr: projection `(outputs, hidden)`, or None; with one, outputs < hidden (Sak et al. 2014).
+        hidden_places, output_places: int64, where the units and outputs that are left stood before pruning; None
+            where all are left. An `LSTM` uses them to keep the shapes that its callers know.
     """
+
+    hidden_places: Tensor | None
+    output_places: Tensor | None
 
     def __init__(
         self, inputs: int, hidden: int, projection: int = 0, bias: bool = True, reverse: bool = False, **factory: Any
@@ -42,6 +47,8 @@ class LSTMDirection(nn.Module):
         self.bias_ih = nn.Parameter(torch.empty(4 * hidden, **factory)) if bias else None
         self.bias_hh = nn.Parameter(torch.empty(4 * hidden, **factory)) if bias else None
         self.weight_hr = nn.Parameter(torch.empty(projection, hidden, **factory)) if projection else None
+        self.register_buffer("hidden_places", None)
+        self.register_buffer("output_places", None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -55,25 +62,29 @@ class LSTMDirection(nn.Module):
         tensors = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.weight_hr]
         return [tensor for tensor in tensors if tensor is not None]
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: State | None = None, to_ends: bool = False
+    ) -> tuple[Tensor, State]:
         """Run over time.
 
         Args:
             x: `(batch, frames, inputs)`.
             lengths: int64 `(batch,)`, valid frames of each utterance; None when all frames are valid.
             state: `h (batch, outputs)` and `c (batch, hidden)` to start from; zeros when None.
+            to_ends: with `lengths`, give zeros past each utterance's length and the state of its own last valid frame.
 
         Returns:
-            `(batch, frames, outputs)` and the last state. Frames past an utterance's length are unspecified, and so is
-            the last state with unequal lengths (`forward_to_ends` gives it).
+            `(batch, frames, outputs)` and the last state. Without `to_ends`, frames past an utterance's length are
+            unspecified, and so is the last state with unequal lengths.
         """
+        if to_ends and lengths is not None:
+            return self._forward_to_ends(x, lengths, state)
         if self.reverse:
             x = reverse_time(x, lengths)
         output, state = self._steps(x, self.weights(), state)
         return (reverse_time(output, lengths) if self.reverse else output), state
 
-    def forward_to_ends(self, x: Tensor, lengths: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """As `forward`, with zeros past each utterance's length and the state of its own last valid frame."""
+    def _forward_to_ends(self, x: Tensor, lengths: Tensor, state: State | None) -> tuple[Tensor, State]:
         lengths = lengths.to(x.device)
         valid = (torch.arange(x.shape[1], device=x.device)[None] < lengths[:, None])[:, :, None]
         x = torch.where(valid, x, x.new_zeros(()))
@@ -94,16 +105,27 @@ class LSTMDirection(nn.Module):
 
     def _steps(self, x: Tensor, weights: list[Tensor], state: State | None) -> tuple[Tensor, State]:
         h, c = state if state is not None else self._zero_state(x)
+        ambiguous = self.weight_hr is not None and self.hidden == self.outputs
+        if ambiguous:  # torch takes h and c of equal size to mean that there is no projection: one more, silent, unit
+            projection = nn.functional.pad(weights[-1], (0, 1))
+            weights = [*(_with_silent_unit(weight, self.hidden) for weight in weights[:-1]), projection]
+            c = nn.functional.pad(c, (0, 1))
         output, h, c = torch._VF.lstm(
             x, (h[None], c[None]), weights, self.bias_ih is not None, 1, 0.0, self.training, False, True
         )
-        return output, (h[0], c[0])
+        return output, (h[0], c[0, :, : self.hidden])
 
     def _zero_state(self, x: Tensor) -> State:
         return x.new_zeros(len(x), self.outputs), x.new_zeros(len(x), self.hidden)
 
     def extra_repr(self) -> str:
         return f"{self.inputs}, {self.hidden}, outputs={self.outputs}, reverse={self.reverse}"
+
+
+def _with_silent_unit(weight: Tensor, hidden: int) -> Tensor:
+    """`(4 * hidden, ...)` -> `(4 * (hidden + 1), ...)`, a row of zeros after each gate."""
+    padding = weight.new_zeros(4, 1, *weight.shape[1:])
+    return torch.cat([weight.unflatten(0, (4, hidden)), padding], dim=1).flatten(0, 1)
 
 
 def reverse_time(x: Tensor, lengths: Tensor | None) -> Tensor:
@@ -199,16 +221,16 @@ class LSTM(nn.Module):
         return PackedSequence(packed.data, x.batch_sizes, x.sorted_indices, x.unsorted_indices), state
 
     def _run(self, x: Tensor, hx: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
+        if lengths is not None and bool((lengths == x.shape[1]).all()):
+            lengths = None
         last: list[State] = []
         for index in range(self.num_layers):
             outputs = []
             for direction in self.layer(index):
-                position = len(last)
-                state = None if hx is None else (hx[0][position], hx[1][position])
-                if lengths is None or bool((lengths == x.shape[1]).all()):
-                    output, end = direction(x, None, state)
-                else:
-                    output, end = direction.forward_to_ends(x, lengths, state)
+                state = None if hx is None else (hx[0][len(last)], hx[1][len(last)])
+                output, end = self._run_direction(direction, x, lengths, state)
+                if index + 1 == self.num_layers:
+                    output = _scatter(output, direction.output_places, self.proj_size or self.hidden_size)
                 outputs.append(output)
                 last.append(end)
             x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
@@ -216,12 +238,33 @@ class LSTM(nn.Module):
                 x = nn.functional.dropout(x, self.dropout, self.training)
         return x, (torch.stack([h for h, _ in last]), torch.stack([c for _, c in last]))
 
+    def _run_direction(
+        self, direction: LSTMDirection, x: Tensor, lengths: Tensor | None, state: State | None
+    ) -> tuple[Tensor, State]:
+        """Callers see states of the size before pruning; what was pruned is zero in them."""
+        if state is not None:
+            state = (_gather(state[0], direction.output_places), _gather(state[1], direction.hidden_places))
+        output, (h, c) = direction(x, lengths, state, to_ends=True)
+        h = _scatter(h, direction.output_places, self.proj_size or self.hidden_size)
+        return output, (h, _scatter(c, direction.hidden_places, self.hidden_size))
+
     def flatten_parameters(self) -> None:
         """Nothing to do: there is no flat buffer. Here so that callers of `nn.LSTM` need no change."""
 
     def extra_repr(self) -> str:
         sizes = f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
         return f"{sizes}, bidirectional={self.bidirectional}"
+
+
+def _gather(x: Tensor, places: Tensor | None) -> Tensor:
+    return x if places is None else x.index_select(-1, places)
+
+
+def _scatter(x: Tensor, places: Tensor | None, size: int) -> Tensor:
+    """`x (..., n)` at `places` of zeros `(..., size)`: what pruned units would give."""
+    if places is None:
+        return x
+    return x.new_zeros(*x.shape[:-1], size).index_copy(-1, places, x)
 
 
 def _rename_flat_keys(lstm: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:

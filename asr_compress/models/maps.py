@@ -101,13 +101,21 @@ class Map:
         if self.chain:
             parametrize.remove_parametrizations(self.owner, self.tensor, leave_parametrized=True)
 
-    @torch.no_grad()
-    def assign(self, weight: Tensor) -> None:
-        """Overwrite the trained weight, which may change its shape; parametrizations must have been removed."""
+    def uninstall(self, part: nn.Module) -> None:
+        """Take one parametrization of a plain weight off; the others stay, and the weight as the model computes it."""
+        value, others = self.weight.detach().clone(), [other for other in self.chain if other is not part]
+        parametrize.remove_parametrizations(self.owner, self.tensor, leave_parametrized=False)
+        with torch.no_grad():
+            self.trained.copy_(value)
+        for other in others:
+            self.install(other)
+
+    def replace_trained(self, parameter: nn.Parameter) -> None:
+        """Put another parameter, of any shape, behind the parametrizations or in place of the weight."""
         if self.chain:
-            raise ValueError(f"{self.name} is parametrized; remove the parametrizations first")
-        old = self.trained
-        setattr(self.owner, self.tensor, nn.Parameter(weight.to(old), requires_grad=old.requires_grad))
+            parametrizations_of(self.owner, self.tensor).original = parameter
+        else:
+            setattr(self.owner, self.tensor, parameter)
 
 
 def parametrizations_of(owner: nn.Module, tensor: str) -> nn.Module:

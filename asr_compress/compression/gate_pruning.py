@@ -1,0 +1,185 @@
+"""LSTM gate pruning: gates that hardly change become constants, and their rows are neither stored nor computed."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from asr_compress.compression.base import Context, Params, Pass, Report
+from asr_compress.compression.gate_statistics import GateStatistics, gate_statistics
+from asr_compress.compression.order import BLOCKS, CONSTANT_GATES, FACTORS, QUANTIZED, SPARSE
+from asr_compress.compression.units import keep_best
+from asr_compress.models.lstm import LSTMDirection
+from asr_compress.models.maps import constant_rows, directions_of, make_constant, map_of, unknown_parts
+from asr_compress.models.select import select_hidden, sites_of
+from asr_compress.runtime.network import GATES
+
+Share = Annotated[float, Field(ge=0, le=1)]
+_LARGEST = 0.999999  # of a gate's magnitude, so that its inverse is finite
+
+
+class GatePruningParams(Params):
+    """Parameters of gate pruning."""
+
+    include: tuple[str, ...] = Field(("*",), description="LSTM directions by name pattern, such as layers.2.*")
+    exclude: tuple[str, ...] = Field((), description="directions to leave alone")
+    criterion: Literal["variance", "effect", "norm"] = Field(
+        "effect",
+        description="variance of the gate over speech; the same times what the gate multiplies; or the norm of its row",
+    )
+    share: Share | None = Field(None, description="share of gate rows to make constant")
+    gates: dict[Literal["i", "f", "g", "o"], Share] | None = Field(
+        None, description="a share for each kind of gate of each direction, in place of `share`"
+    )
+    threshold: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="make constant what lies below this, in units of the criterion (for norm: of the mean norm)"
+    )
+    scope: Literal["direction", "global"] = Field("global", description="what competes for `share`")
+    value: Literal["mean", "bias"] = Field(
+        "mean", description="the constant: the gate's mean over speech, or what its bias alone gives"
+    )
+    when: Literal["before", "after"] = Field(
+        "before", description="before the stage's training, which then recovers; or after it, for group lasso"
+    )
+    permute: bool = Field(True, description="order units by which of their gates are constant")
+
+    @model_validator(mode="after")
+    def _check(self) -> GatePruningParams:
+        if sum(target is not None for target in (self.share, self.gates, self.threshold)) != 1:
+            raise ValueError("give one of `share`, `gates` and `threshold`")
+        return self
+
+
+class GatePruning(Pass):
+    """Make gates of LSTMs constant: sigma(b) or tanh(b) of a bias that holds the gate's mean over speech.
+
+    A row of gate weights that is gone saves its bytes in both maps and its multiplications. Ranked after training by
+    how little each gate varies, or, after group lasso over gate rows, by the norms of the rows.
+
+    Sources: Lobacheva et al. 2020, "Structured sparsification of gated recurrent neural networks" (constant gates).
+    """
+
+    name = "gate_pruning"
+    family = "gate pruning"
+    Params: ClassVar[type[Params]] = GatePruningParams
+    leaves = frozenset({CONSTANT_GATES})
+    refuses: ClassVar[dict[str, str]] = {
+        BLOCKS: "taking rows out moves the strips of blocks; prune gates first",
+        SPARSE: "a gate's row would be judged by what other pruning left of it; prune gates first",
+        FACTORS: "a factorized map has no rows of its own to leave out; prune gates first",
+        QUANTIZED: "prune gates first, then quantize the rows that are left",
+    }
+
+    def prepare(self, model: nn.Module, context: Context) -> Report:
+        params: GatePruningParams = self.params
+        report = Report(unsupported=unknown_parts(model))
+        self.names = []
+        for name in directions_of(model):
+            if _is_chosen(name, params):
+                self.names.append(name)
+                report.touched[name] = {}
+            else:
+                report.skipped[name] = "not chosen by include and exclude"
+        report.check(self.name, context.strict)
+        self.context = context
+        if params.when == "before":
+            self._prune(model)
+        return report
+
+    def finalize(self, model: nn.Module) -> Report:
+        if self.params.when == "after":
+            self._prune(model)
+        if self.params.permute:
+            free = {site.name for site in sites_of(model) if site.fixed is None or site.direction.weight_hr is not None}
+            for name in self.names:
+                if name in free:
+                    select_hidden(model, name, contiguous_order(directions_of(model)[name]))
+        report = Report(touched={name: _figures(directions_of(model)[name]) for name in self.names})
+        constant = sum(int(constant_rows(directions_of(model)[name]).sum()) for name in self.names)
+        rows = sum(4 * directions_of(model)[name].hidden for name in self.names)
+        report.figures = {"gates": rows, "constant": constant, "share": constant / max(1, rows)}
+        return report
+
+    def _prune(self, model: nn.Module) -> None:
+        params: GatePruningParams = self.params
+        directions = directions_of(model)
+        found: dict[str, GateStatistics] = {}
+        if params.criterion != "norm" or params.value == "mean":
+            found = gate_statistics(model, self.context.speech(self.name))
+        scores = {name: self._scores(directions[name], found.get(name)) for name in self.names}
+        for name, keep in self._choose(scores).items():
+            direction = directions[name]
+            keep &= ~constant_rows(direction)
+            if params.value == "mean":
+                _hold_at(direction, found[name].mean, torch.from_numpy(~keep))
+            make_constant(direction, torch.from_numpy(keep))
+
+    def _scores(self, direction: LSTMDirection, statistics: GateStatistics | None) -> np.ndarray:
+        """float64 (4H,): how much each gate row is missed."""
+        if self.params.criterion == "norm":
+            squares = [map_of(direction, t).weight.detach().square().sum(dim=1) for t in ("weight_ih", "weight_hh")]
+            norms = torch.stack(squares).sum(dim=0).sqrt().double().cpu().numpy()
+            return norms / max(norms.mean(), 1e-30)
+        assert statistics is not None
+        chosen = statistics.variance if self.params.criterion == "variance" else statistics.effect
+        return chosen.reshape(-1).numpy()
+
+    def _choose(self, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """bool (4H,) a direction: the gates that stay."""
+        params: GatePruningParams = self.params
+        if params.threshold is not None:
+            return {name: part >= params.threshold for name, part in scores.items()}
+        if params.gates is not None:
+            shares = [params.gates.get(gate, 0.0) for gate in GATES]  # type: ignore[call-overload]
+            return {name: _best_of_gates(part, shares) for name, part in scores.items()}
+        share = params.share or 0.0
+        if params.scope == "direction":
+            return {name: keep_best(part, round(share * len(part))) for name, part in scores.items()}
+        together = np.concatenate(list(scores.values()))
+        kept = keep_best(together, round(share * len(together)))
+        ends = np.cumsum([len(part) for part in scores.values()])[:-1]
+        return dict(zip(scores, (part.copy() for part in np.split(kept, ends)), strict=True))
+
+
+def contiguous_order(direction: LSTMDirection) -> Tensor:
+    """int64 `(hidden,)`: units sorted by which of their gates are constant, so that such gates lie together."""
+    constant = constant_rows(direction).reshape(4, direction.hidden)
+    return torch.from_numpy(np.lexsort(constant[::-1]))
+
+
+def _best_of_gates(scores: np.ndarray, shares: list[float]) -> np.ndarray:
+    parts = np.split(scores, len(GATES))
+    return np.concatenate(
+        [keep_best(part, round(share * len(part))) for part, share in zip(parts, shares, strict=True)]
+    )
+
+
+@torch.no_grad()
+def _hold_at(direction: LSTMDirection, mean: Tensor, rows: Tensor) -> None:
+    """Biases of bool `rows (4H,)` such that their gates, without weights, are `mean (4, hidden)`."""
+    if direction.bias_ih is None or direction.bias_hh is None:
+        zeros = torch.zeros_like(direction.weight_hh[:, 0])
+        direction.bias_ih, direction.bias_hh = nn.Parameter(zeros.clone()), nn.Parameter(zeros.clone())
+    sigmoids = mean.clamp(1 - _LARGEST, _LARGEST).logit()
+    inverse = sigmoids.clone()
+    inverse[2] = mean[2].clamp(-_LARGEST, _LARGEST).atanh()
+    direction.bias_ih[rows] = inverse.reshape(-1).to(direction.bias_ih)[rows]
+    direction.bias_hh[rows] = 0.0
+
+
+def _figures(direction: LSTMDirection) -> dict[str, Any]:
+    constant = constant_rows(direction).reshape(4, direction.hidden)
+    return {
+        "constant": {gate: int(row.sum()) for gate, row in zip(GATES, constant, strict=True)},
+        "units": direction.hidden,
+    }
+
+
+def _is_chosen(name: str, params: GatePruningParams) -> bool:
+    included = any(fnmatchcase(name, pattern) for pattern in params.include)
+    return included and not any(fnmatchcase(name, pattern) for pattern in params.exclude)

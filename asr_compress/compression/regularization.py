@@ -1,0 +1,120 @@
+"""Training towards sparsity: L1, and group lasso over hidden units, gate rows or blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr_compress.compression.base import Context, Outputs, Params, Pass, Report
+from asr_compress.compression.structured import ties_of
+from asr_compress.models.maps import Map, directions_of, map_of, maps_of, unknown_parts
+from asr_compress.models.parametrizations import as_matrix
+from asr_compress.models.select import sites_of
+from asr_compress.runtime.formats.block_sparse import BLOCK_COLS, BLOCK_ROWS
+
+if TYPE_CHECKING:
+    from asr_compress.corpora.batches import Batch
+
+
+class RegularizationParams(Params):
+    """Parameters of sparsity-inducing training."""
+
+    group: Literal["weight", "block", "gate_row", "unit"] = Field(
+        "weight", description="what is driven to zero together: L1 for weights, group lasso for the others"
+    )
+    strength: Annotated[float, Field(gt=0)] = Field(1e-4, description="weight of the penalty beside CTC, both a label")
+    include: tuple[str, ...] = Field(
+        ("input", "recurrent", "projection"), description="maps, for weights and blocks, by kind or name pattern"
+    )
+    exclude: tuple[str, ...] = Field((), description="maps to leave alone")
+
+
+class Regularization(Pass):
+    """Add `strength` times the sum of the norms of all groups, each times the root of its size, to the loss.
+
+    A group is a weight (L1), a 16 x 4 block, a gate's row in both maps together, or everything that is tied to a hidden
+    unit. The norms pull whole groups to zero; a pruning pass with a threshold then takes them out.
+
+    Sources: Yuan and Lin 2006 (group lasso); Wen et al. 2018, "Learning intrinsic sparse structures within LSTM".
+    """
+
+    name = "regularization"
+    family = "pruning"
+    Params: ClassVar[type[Params]] = RegularizationParams
+    trains = "always"
+
+    def prepare(self, model: nn.Module, context: Context) -> Report:
+        params: RegularizationParams = self.params
+        self.model = model
+        report = Report(unsupported=unknown_parts(model))
+        if params.group in ("weight", "block"):
+            self.maps = maps_of(model, params.include, params.exclude)
+            report.touched = {item.name: {} for item in self.maps}
+        elif params.group == "gate_row":
+            report.touched = {name: {} for name in directions_of(model)}
+        else:
+            report.touched = {site.name: {} for site in sites_of(model)}
+        return report.check(self.name, context.strict)
+
+    def losses(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
+        return {f"{self.params.group}_norms": self.params.strength * self.penalty()}
+
+    def penalty(self) -> Tensor:
+        """Sum over all groups."""
+        group = self.params.group
+        if group == "weight":
+            return torch.stack([item.weight.abs().sum() for item in self.maps]).sum()
+        if group == "block":
+            return torch.stack([_block_norms(item) for item in self.maps]).sum()
+        if group == "gate_row":
+            return torch.stack([_gate_row_norms(self.model, name) for name in directions_of(self.model)]).sum()
+        return _unit_norms(self.model)
+
+    def finalize(self, model: nn.Module) -> Report:
+        with torch.no_grad():
+            return Report(figures={"penalty": self.penalty().item()})
+
+
+def _norm(squares: Tensor) -> Tensor:
+    # The root has no gradient at zero, where groups are meant to end up.
+    return (squares + 1e-12).sqrt()
+
+
+def _block_norms(item: Map) -> Tensor:
+    total = item.weight.new_zeros(())
+    for gate in as_matrix(item.weight).split(len(item.weight) // item.gates):
+        rows, cols = gate.shape
+        padded = functional.pad(gate, (0, -cols % BLOCK_COLS, 0, -rows % BLOCK_ROWS)).square()
+        strips = padded.unflatten(0, (-1, BLOCK_ROWS)).unflatten(2, (-1, BLOCK_COLS))
+        total = total + _norm(strips.sum(dim=(1, 3))).sum()
+    return (BLOCK_ROWS * BLOCK_COLS) ** 0.5 * total
+
+
+def _gate_row_norms(model: nn.Module, name: str) -> Tensor:
+    direction = directions_of(model)[name]
+    weights = [map_of(direction, tensor).weight for tensor in ("weight_ih", "weight_hh")]
+    size = sum(weight.shape[1] for weight in weights)
+    return size**0.5 * _norm(torch.stack([weight.square().sum(dim=1) for weight in weights]).sum(dim=0)).sum()
+
+
+def _unit_norms(model: nn.Module) -> Tensor:
+    total = torch.zeros(())
+    for site in sites_of(model):
+        squares = (
+            site.direction.bias_ih.new_zeros(site.direction.hidden) if site.direction.bias_ih is not None else None
+        )
+        if squares is None:
+            squares = site.direction.weight_hh.new_zeros(site.direction.hidden)
+        size = 0
+        for tie in ties_of(site, "hidden"):
+            weight = as_matrix(tie.item.weight).square()
+            sums = weight.sum(dim=1) if tie.dim == 0 else weight.view(len(weight), -1, len(tie.owners)).sum(dim=(0, 1))
+            owned = (tie.owners >= 0).to(sums.device)
+            squares = squares.index_add(0, tie.owners.to(sums.device)[owned], sums[owned])
+            size += weight.numel() // len(squares)
+        total = total.to(squares.device) + size**0.5 * _norm(squares).sum()
+    return total
