@@ -142,9 +142,7 @@ class NativeBackend:
             return y, state
         return y, {"h": recurrent[: layer.outputs], "c": recurrent[layer.outputs :]}
 
-    def _run_conv(
-        self, index: int, layer: Conv, x: np.ndarray, state: State, final: bool
-    ) -> tuple[np.ndarray, State]:
+    def _run_conv(self, index: int, layer: Conv, x: np.ndarray, state: State, final: bool) -> tuple[np.ndarray, State]:
         span = layer.dilation[0] * (layer.kernel[0] - 1) + 1
         frames, windows, state = reference.window_frames(x, state, span, layer.stride[0], layer.padding[0], final)
         y = np.empty((windows, layer.width(x.shape[1])), np.float32)

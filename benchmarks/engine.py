@@ -1,0 +1,279 @@
+"""This engine against the others: one interleaved run, outputs compared before anything is timed.
+
+    python -m benchmarks.engine --json benchmarks/engine.json
+    python -m benchmarks.engine --seeds 1 2 3 --batches 1
+    python -m benchmarks.engine --threads 2 --batches 1 16 --fixed-only
+
+Every engine takes one turn a round, in an order that rotates, with its threads pinned; the table has the median and,
+for this engine's formats, the ratio to the best peer. Peers far behind the best sit out most rounds. A peer that cannot
+run here is n/a, with the reason. Pruned variants are other models than the peers run: their ratios say what pruning
+buys in speed, at whatever accuracy it costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FRAMES_PER_S = 100
+OWN = "asr_compress"
+Run = Callable[[np.ndarray], np.ndarray]
+_WARM_UP_ROUNDS = 1
+_FAR_BEHIND, _FEW_ROUNDS = 3.0, 2  # engines so many times slower than the fastest peer are timed so many times
+# Relative difference to the float32 outputs, over all of them. Random weights are harder to quantize than trained ones.
+_LIMITS = {"float32": 1e-3, "f32": 1e-3, "bf": 0.05, "int8": 0.2, "int4": 0.6}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One table: a shape, a batch, threads, frames an utterance."""
+
+    shape: Any
+    batch: int
+    threads: int
+    frames: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.shape.name}, batch {self.batch}, {self.threads} thread(s), {self.frames} frames"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One engine on one case. error: relative difference of its outputs to float32's."""
+
+    name: str
+    own: bool
+    times_s: tuple[float, ...] = ()
+    error: float = 0.0
+    reason: str = ""  # why there are no times
+
+    @property
+    def median_s(self) -> float:
+        return float(np.median(self.times_s))
+
+
+def measure(case: Case, seed: int, rounds: int) -> list[Timing]:
+    """All engines on one case, interleaved."""
+    from benchmarks.engine_shapes import FEATURES, recognizer
+
+    module = recognizer(case.shape, seed)
+    x = np.random.default_rng(seed).normal(size=(case.batch, case.frames, FEATURES)).astype(np.float32)
+    engines, unavailable = {}, []
+    for name, own, make in _engines(module, case.threads):
+        try:
+            run, reference = make()
+            error = _difference(run(x), reference(x))
+        except Exception as error:
+            unavailable.append(Timing(name, own, reason=" ".join(str(error).split())[:120] or type(error).__name__))
+            continue
+        limit = next(value for key, value in _LIMITS.items() if key in name)
+        if not error < limit:
+            unavailable.append(Timing(name, own, reason=f"its outputs differ from float32 by {error:.1%}"))
+            continue
+        engines[name] = (own, run, error)
+    times = _interleave({name: run for name, (_, run, _) in engines.items()}, x, rounds)
+    timed = [Timing(name, own, tuple(times[name]), error) for name, (own, _, error) in engines.items()]
+    return sorted(timed, key=lambda timing: timing.median_s) + unavailable
+
+
+def _interleave(engines: dict[str, Run], x: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each engine, one turn a round, warm-up left out."""
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    names = list(engines)
+    for turn in range(_WARM_UP_ROUNDS + rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            begin = time.perf_counter()
+            engines[name](x)
+            times[name].append(time.perf_counter() - begin)
+        if turn + 1 == _WARM_UP_ROUNDS + _FEW_ROUNDS:
+            typical = {name: float(np.median(times[name][_WARM_UP_ROUNDS:])) for name in names}
+            best = min((t for name, t in typical.items() if not name.startswith(OWN)), default=float("inf"))
+            names = [name for name in names if typical[name] <= _FAR_BEHIND * best]
+    return {name: taken[_WARM_UP_ROUNDS:] for name, taken in times.items()}
+
+
+def _engines(module: Any, threads: int) -> Iterator[tuple[str, bool, Callable[[], tuple[Run, Run]]]]:
+    """Name, whether it is ours, and what makes (engine, the float32 model whose outputs it must give)."""
+    from asr_compress.runtime.engine import Engine
+    from asr_compress.runtime.formats import Float32, Int8
+    from benchmarks.engine_peers import PEERS, torch_float32
+    from benchmarks.engine_shapes import VARIANTS, Variant, to_network
+
+    exact = torch_float32(module, threads)
+    for name, make in PEERS.items():
+        yield name, False, lambda make=make: (make(module, threads), exact)
+
+    def own(variant: Variant) -> tuple[Run, Run]:
+        engine = Engine(to_network(module, variant.encode, Int8.encode), "native", threads)
+        meant = exact
+        if variant.meant is not Float32.encode:
+            pruned = Engine(to_network(module, variant.meant, Float32.encode), "native", 1)
+            meant = _batched(pruned)
+        return _batched(engine), meant
+
+    for variant in VARIANTS:
+        yield f"{OWN} {variant.name}", True, lambda variant=variant: own(variant)
+
+
+def _batched(engine: Any) -> Run:
+    return lambda x: np.stack(engine.run_batch(list(x)))
+
+
+def _difference(y: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.linalg.norm(y - reference) / np.linalg.norm(reference))
+
+
+def table(case: Case, timings: Sequence[Timing]) -> str:
+    """Markdown."""
+    audio_s = case.batch * case.frames / FRAMES_PER_S
+    best = min((t.median_s for t in timings if t.times_s and not t.own), default=float("nan"))
+    lines = [
+        f"### {case.title}",
+        "",
+        "| engine | median ms | min | max | real-time factor | to the best peer | difference to float32 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for t in timings:
+        if not t.times_s:
+            lines.append(f"| {t.name} | n/a: {t.reason} | | | | | |")
+            continue
+        median, low, high = (1000 * s for s in (t.median_s, min(t.times_s), max(t.times_s)))
+        ratio = f"**{best / t.median_s:.2f} x**" if t.own else f"{best / t.median_s:.2f} x"
+        factor = t.median_s / audio_s
+        lines.append(f"| {t.name} | {median:.1f} | {low:.1f} | {high:.1f} | {factor:.5f} | {ratio} | {t.error:.2%} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(results: Sequence[tuple[Case, list[Timing]]]) -> str:
+    """Ratios of this engine's formats to the best peer: each fixed shape, and the median over the drawn ones."""
+    from benchmarks.engine_shapes import FIXED, VARIANTS
+
+    lines = ["| batch | threads | format | " + " | ".join(s.name for s in FIXED) + " | drawn shapes, median |"]
+    lines.append("|" + "---|" * (len(FIXED) + 4))
+    for batch, threads in sorted({(case.batch, case.threads) for case, _ in results}):
+        here = [(c, t) for c, t in results if (c.batch, c.threads) == (batch, threads)]
+        for variant in VARIANTS:
+            name = f"{OWN} {variant.name}"
+            cells = [_ratios([t for c, t in here if c.shape == shape], name) for shape in FIXED]
+            cells.append(_ratios([t for c, t in here if c.shape not in FIXED], name))
+            lines.append(f"| {batch} | {threads} | {variant.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _ratios(tables: Sequence[list[Timing]], name: str) -> str:
+    ratios = []
+    for timings in tables:
+        peers = [t.median_s for t in timings if t.times_s and not t.own]
+        own = [t.median_s for t in timings if t.times_s and t.name == name]
+        if peers and own:
+            ratios.append(min(peers) / own[0])
+    return f"{np.median(ratios):.2f} x" if ratios else "n/a"
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1], help="each draws six shapes")
+    parser.add_argument("--fixed-only", action="store_true", help="only 5xLSTM-1024 and 5xBiLSTM-320")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--frames", type=int, default=1000, help="frames of 10 ms for each fixed shape at batch 1")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="write all times there, and the tables beside it as .md")
+    return parser.parse_args(argv)
+
+
+def cases(arguments: argparse.Namespace) -> Iterator[tuple[Case, int]]:
+    """What is measured, and the seed of its weights."""
+    from benchmarks.engine_shapes import FIXED, drawn
+
+    for threads in arguments.threads:
+        for batch in arguments.batches:
+            for shape in FIXED:
+                yield Case(shape, batch, threads, max(50, arguments.frames // (1 if batch == 1 else 3))), 0
+            for seed in [] if arguments.fixed_only else arguments.seeds:
+                lengths = np.random.default_rng(seed).permutation([50, 150, 300, 500, 1000, 3000])
+                for shape, frames in zip(drawn(seed), lengths.tolist(), strict=True):
+                    yield Case(shape, batch, threads, max(50, frames // batch)), seed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the suite; print tables and write them."""
+    arguments = _arguments(argv)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(max(arguments.threads))
+    warnings.filterwarnings("ignore")
+    import torch
+
+    from asr_compress.evaluation.environment import environment
+    from asr_compress.evaluation.timing import ThreadPinning
+    from benchmarks.engine_roofline import roofline
+    from benchmarks.engine_shapes import FIXED
+
+    pinning, results = ThreadPinning(), []
+    with pinning.threads(1):
+        roofs = [roofline(shape.hidden) for shape in FIXED]
+    for case, seed in cases(arguments):
+        with pinning.threads(case.threads):
+            assert torch.get_num_threads() == case.threads
+            timings = measure(case, seed, arguments.rounds)
+        results.append((case, timings))
+        print(table(case, timings), flush=True)
+    command = "python -m benchmarks.engine " + " ".join(sys.argv[1:] if argv is None else argv)
+    text = report(command, environment(), roofs, results)
+    print(text.split("## Every case")[0])
+    if arguments.json:
+        record = {
+            "command": command,
+            "environment": environment(),
+            "pinned": pinning.pinned,
+            "roofline": [asdict(roof) for roof in roofs],
+            "cases": [{**asdict(case), "timings": [asdict(t) for t in timings]} for case, timings in results],
+        }
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+        arguments.json.with_suffix(".md").write_text(text)
+    return 0
+
+
+def report(command: str, record: dict[str, Any], roofs: Sequence[Any], results: Any) -> str:
+    """The whole page, in Markdown."""
+    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
+    lines = [
+        "# The engine against others",
+        "",
+        f"`{command}`",
+        "",
+        f"{record['cpu']}, {record['cores']} cores, {', '.join(record['instruction_sets'])}; load {record['load']} "
+        f"when it ended; {packages}; commit {record['commit']}, {record['date']}.",
+        "",
+        "## Ratio to the best peer",
+        "",
+        summary(results),
+        "## One core's roofline",
+        "",
+        "| layer | reading its cache GB/s | recurrent product GB/s | of it | int8 peak GOP/s | input product | of it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for roof in roofs:
+        read, recurrent = roof.read_bytes_per_s / 1e9, roof.recurrent_bytes_per_s / 1e9
+        peak, product = 2 * roof.peak_macs_per_s / 1e9, 2 * roof.input_macs_per_s / 1e9
+        lines.append(
+            f"| H {roof.hidden} | {read:.1f} | {recurrent:.1f} | {roof.recurrent_fraction:.0%} "
+            f"| {peak:.0f} | {product:.0f} | {roof.input_fraction:.0%} |"
+        )
+    lines += ["", "## Every case", ""] + [table(case, timings) for case, timings in results]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What one core of this machine can do, and how much of it the kernels use: measured in turn, in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from asr_compress.runtime import native_backend
+from asr_compress.runtime.formats import Int8
+from asr_compress.runtime.network import Linear
+
+_SLOT_S = 0.02  # each measurement runs about this long
+_ROUNDS = 9
+_INPUT_ROWS = 48  # rows that the engine gives an input product
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Of one layer size, one core.
+
+    read_bytes_per_s: sums over as many bytes as the recurrent map has, again and again, so from the cache that holds
+    them. recurrent_bytes_per_s: the recurrent product at batch 1, bytes of weights over time. peak_macs_per_s: int8
+    multiply-accumulates on registers. input_macs_per_s: the input product over 48 frames, quantization included.
+    """
+
+    hidden: int
+    read_bytes_per_s: float
+    recurrent_bytes_per_s: float
+    peak_macs_per_s: float
+    input_macs_per_s: float
+
+    @property
+    def recurrent_fraction(self) -> float:
+        return self.recurrent_bytes_per_s / self.read_bytes_per_s
+
+    @property
+    def input_fraction(self) -> float:
+        return self.input_macs_per_s / self.peak_macs_per_s
+
+
+def roofline(hidden: int) -> Roofline:
+    """Of a dense int8 LSTM layer with as many inputs as units. Medians of interleaved rounds."""
+    weights = np.random.default_rng(0).normal(size=(4 * hidden, hidden)).astype(np.float32)
+    network = (Linear(Int8.encode(weights), np.zeros(4 * hidden, np.float32)),)
+    model = native_backend.NativeBackend(network)
+    native, chosen = native_backend.extension(), model.instruction_set
+    stored = np.zeros(weights.size, np.int8)
+    work: dict[str, tuple[Callable[[int], object], float]] = {
+        "read": (lambda repeats: native.probe_read(chosen, stored, repeats), weights.size),
+        "recurrent": (lambda repeats: model.probe_product(0, 1, repeats), weights.size),
+        "peak": (lambda repeats: native.probe_int8(chosen, 10_000 * repeats), native.probe_int8(chosen, 10_000)),
+        "input": (lambda repeats: model.probe_product(0, _INPUT_ROWS, repeats), weights.size * _INPUT_ROWS),
+    }
+    repeats = {name: _repeats(run) for name, (run, _) in work.items()}
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(_ROUNDS):
+        for name, (run, _) in work.items():
+            begin = time.perf_counter()
+            run(repeats[name])
+            times[name].append(time.perf_counter() - begin)
+    rates = {name: amount * repeats[name] / float(np.median(times[name])) for name, (_, amount) in work.items()}
+    return Roofline(hidden, rates["read"], rates["recurrent"], rates["peak"], rates["input"])
+
+
+def _repeats(run: Callable[[int], object]) -> int:
+    """How often to repeat for a slot; also the warm-up."""
+    repeats = 1
+    while True:
+        begin = time.perf_counter()
+        run(repeats)
+        if time.perf_counter() - begin > _SLOT_S / 2:
+            return repeats
+        repeats *= 2

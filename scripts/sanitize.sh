@@ -1,0 +1,39 @@
+#!/bin/sh
+# Build the native engine with a sanitizer and run its tests on it.
+#
+#   scripts/sanitize.sh address     AddressSanitizer and UndefinedBehaviorSanitizer: all tests of the native engine
+#   scripts/sanitize.sh thread      ThreadSanitizer: the tests that share an engine between threads
+#
+# The build goes to a folder of its own; the installed extension is not touched.
+set -eu
+
+kind=${1:-address}
+case $kind in
+address) flags=address,undefined library=libasan.so tests="" ;;
+thread) flags=thread library=libtsan.so tests="threads or whole_networks" ;;
+*)
+    echo "sanitize.sh: '$kind' is unknown; choose address or thread" >&2
+    exit 2
+    ;;
+esac
+
+python=${PYTHON:-python3}
+compiler=${CXX:-g++}
+here=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+cp -R "$here/asr_compress" "$here/tests" "$here/setup.py" "$here/setup.cfg" "$here/pyproject.toml" "$work"
+cd "$work"
+find asr_compress -name '_native*.so' -exec rm {} +
+ASR_COMPRESS_SANITIZE=$flags CXX=$compiler "$python" setup.py -q build_ext --inplace
+
+# The sanitizer must be the first library of the process. Python itself frees little before it ends, so leaks are
+# looked for by tests/runtime/test_soak.py instead; its allocator would hide overruns of small objects.
+export LD_PRELOAD="$("$compiler" -print-file-name="$library")"
+export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1:suppressions="$work/quiet.txt" PYTHONMALLOC=malloc OMP_NUM_THREADS=1
+# Libraries that were not built with the sanitizer: what they do between themselves is not ours to check.
+printf 'called_from_lib:libpython\ncalled_from_lib:_multiarray_umath\nrace:libopenblas\n' >"$work/quiet.txt"
+"$python" -m pytest -q -p no:cacheprovider tests/runtime/test_native.py ${tests:+-k "$tests"}
+echo "sanitize.sh: nothing found ($flags)"
