@@ -20,6 +20,7 @@ from asr_compress.evaluation.summary import Row, summarize
 from asr_compress.evaluation.wer import Scoring
 from asr_compress.runtime.files import atomic_write
 
+_BUSY = 0.5  # load a core at the start of a run above which its times are not to be trusted
 _SCOPES = {
     "e2e": "from a waveform in memory to text",
     "features+model": "from a waveform in memory to logits",
@@ -98,9 +99,14 @@ def _written(report: Report, folder: Path, baseline: str) -> Report:
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
         written[kind] = folder / name
-    for path in plots.draw(rows, folder, note=f"{report.title}; {scored.results.runs[0].machine}"):
+    for path in plots.draw(rows, folder, note=_plot_note(report)):
         written[path.name] = path
     return Report(scored, rows, report.title, report.notes, written)
+
+
+def _plot_note(report: Report) -> str:
+    machines = dict.fromkeys(run.machine for run in report.scored.results.runs)
+    return "\n".join([report.title, *machines])
 
 
 def _error_reports(scored: Scored, baseline: str) -> dict[int, ErrorReport]:
@@ -139,6 +145,11 @@ def _notes(results: Results, scored: Scored, rows: Sequence[Row], scope: Scope, 
             f"Python {e['python']}; {packages}; commit {e['commit']}; load at the start {e['load']}; "
             f"process {'pinned to as many cores as threads' if run.settings['pin_cores'] else 'not pinned to cores'}."
         )
+        if (load := e["load"] or 0) > _BUSY * (e["cores"] or 1):
+            notes.append(
+                f"The machine was busy when this began (load {load} on {e['cores']} cores): its times are too long and "
+                "say little about each other. Measure again on an idle machine."
+            )
     notes.append(f"Energy, an estimate: {ENERGY_ASSUMPTIONS}")
     failed = {row.name: row.accuracy.failed for row in rows if not isinstance(row.accuracy, table.NA)}
     notes += [f"{name}: failed utterances, counted as deletions: {count}." for name, count in failed.items() if count]

@@ -149,7 +149,6 @@ def _normalized(scored: Scored) -> list[str]:
 
 
 def _plots(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    index = {row.name: i for i, row in enumerate(rows)}
     plots = []
     for axis in AXES:
         shown = points(rows, axis)
@@ -157,7 +156,7 @@ def _plots(rows: Sequence[Row]) -> list[dict[str, Any]]:
             front = [shown.index(point) for point in pareto(shown)]
             values = [
                 {
-                    "row": index[p.name], "name": p.name, "cost": p.cost, "wer": p.wer,
+                    "row": p.row, "name": p.name, "cost": p.cost, "wer": p.wer,
                     "low": None if math.isnan(p.low) else p.low, "high": None if math.isnan(p.high) else p.high,
                 }
                 for p in shown

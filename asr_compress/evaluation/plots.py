@@ -36,8 +36,9 @@ AXES = (
 
 @dataclass(frozen=True)
 class Point:
-    """A row in the plane of a cost and the word error rate in per cent, with its interval (NaN where none)."""
+    """Row `row` in the plane of a cost and the word error rate in per cent, with its interval (NaN where none)."""
 
+    row: int
     name: str
     cost: float
     wer: float
@@ -48,12 +49,12 @@ class Point:
 def points(rows: Sequence[Row], axis: Axis) -> list[Point]:
     """The rows that have both numbers."""
     found = []
-    for row in rows:
+    for number, row in enumerate(rows):
         cost = axis.value(row)
         if cost is None or isinstance(row.accuracy, NA) or math.isnan(row.accuracy.wer.point):
             continue
         wer = row.accuracy.wer
-        found.append(Point(row.name, cost, 100 * wer.point, 100 * wer.low, 100 * wer.high))
+        found.append(Point(number, row.name, cost, 100 * wer.point, 100 * wer.low, 100 * wer.high))
     return found
 
 
@@ -70,7 +71,7 @@ def draw(rows: Sequence[Row], folder: Path, note: str = "") -> list[Path]:
     """Write every plot that has points, in every format; the files written.
 
     Args:
-        note: a line under the plot: test set and machine.
+        note: a line above the plot: test set and machine.
     """
     written = []
     for axis in AXES:
@@ -90,34 +91,34 @@ def draw(rows: Sequence[Row], folder: Path, note: str = "") -> list[Path]:
 def _figure(shown: Sequence[Point], axis: Axis, note: str) -> Any:
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     mpl.rcParams["svg.hashsalt"] = "asr_compress"
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     plot = figure.add_subplot()
     front = pareto(shown)
     plot.plot([p.cost for p in front], [p.wer for p in front], color="0.7", zorder=1, label="Pareto front")
-    for i, point in enumerate(shown):
+    for point in shown:
         ends = [[max(0.0, point.wer - point.low)], [max(0.0, point.high - point.wer)]]
         error = None if math.isnan(point.low) else ends
-        plot.errorbar([point.cost], [point.wer], yerr=error, fmt="o", color=f"C{i % 10}", capsize=3)
+        plot.errorbar([point.cost], [point.wer], yerr=error, fmt="o", color=f"C{point.row % 10}", capsize=3)
     _name_points(plot, shown)
     plot.set_xscale("log")
+    plot.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plot.xaxis.set_minor_locator(NullLocator())
     plot.set_xlabel(axis.title)
     plot.set_ylabel("word error rate (%), 95 % interval")
-    plot.grid(True, which="both", color="0.92")
+    plot.set_title(note, loc="left", fontsize=8, color="0.4")
+    plot.grid(True, color="0.92")
     plot.set_axisbelow(True)
     plot.margins(x=0.2, y=0.15)
-    if note:
-        figure.text(0.5, -0.01, note, ha="center", va="top", fontsize=7, color="0.4")
-        figure.set_layout_engine("constrained", rect=(0, 0.03, 1, 0.97))
     return figure
 
 
 def _name_points(plot: Any, shown: Sequence[Point]) -> None:
     """Names beside the points, on alternating sides where points are close."""
-    ordered = sorted(range(len(shown)), key=lambda i: (shown[i].cost, shown[i].wer))
-    for turn, i in enumerate(ordered):
-        point = shown[i]
+    for turn, point in enumerate(sorted(shown, key=lambda p: (p.cost, p.wer))):
         offset = (6, 6) if turn % 2 == 0 else (6, -12)
         place = {"xy": (point.cost, point.wer), "xytext": offset, "textcoords": "offset points"}
-        plot.annotate(point.name, **place, fontsize=8, color=f"C{i % 10}")
+        plot.annotate(point.name, **place, fontsize=8, color=f"C{point.row % 10}")

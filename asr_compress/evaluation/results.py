@@ -108,18 +108,21 @@ def load_results(paths: Sequence[str | Path]) -> Results:
         raise InputError(f"{paths[0]}: has no run of `asr-compress evaluate`")
     _check_comparable(runs)
     notes: list[str] = []
+    repeated: list[str] = []
     latest: dict[tuple[str, str], VariantResult] = {}
     for found in collected:
         for result in found.results():
             if result.run.mode != "evaluate":
                 continue
             if not result.rounds and result.unavailable is None:
-                notes.append(f"{result.key}: left out, its run in {result.run.path.name} was interrupted; run it again")
+                notes.append(f"{result.key}: left out, as its run in {result.run.path.name} was interrupted.")
                 continue
             place = (result.key, result.run.machine)
             if place in latest:
-                notes.append(f"{result.key}: was run more than once, the last counts")
+                repeated.append(result.key)
             latest[place] = result
+    if repeated:
+        notes.append(f"Run more than once on one machine, the last counts: {', '.join(dict.fromkeys(repeated))}.")
     if not any(result.rounds for result in latest.values()):
         raise InputError(f"{paths[0]}: no variant was recognized to the end; run the same `evaluate` again to go on")
     used = tuple(dict.fromkeys(id(result.run) for result in latest.values()))

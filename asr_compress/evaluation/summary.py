@@ -41,7 +41,7 @@ class Comparison:
 
     Attributes:
         relative, absolute: differences of word error rates with their paired intervals; below zero is better.
-        verdict: by the absolute difference, which has an interval even where the baseline makes no errors.
+        verdict: by the relative difference, or by the absolute one where the baseline makes no errors.
         mapsswe: NIST's test, without regard to speakers.
     """
 
@@ -171,7 +171,8 @@ def _accuracy(scored: Scored, members: list[int], baseline: list[int]) -> Accura
         share = bootstrap.difference(errors, theirs, words, draws, relative=True)
         relative = NA("the baseline makes no errors") if math.isnan(share.point) else share
         absolute = bootstrap.difference(errors, theirs, words, draws, relative=False)
-        against = Comparison(relative, absolute, verdict(absolute), _matched_pairs(scored, members, baseline))
+        shown = absolute if isinstance(relative, NA) else relative
+        against = Comparison(relative, absolute, verdict(shown), _matched_pairs(scored, members, baseline))
     characters = sum((corpus.characters for corpus in scores), Counts())
     return Accuracy(
         wer=bootstrap.rate(errors, words, draws),

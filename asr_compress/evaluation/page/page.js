@@ -69,6 +69,22 @@ function axes(plot, { x, y, across, down }) {
   return parts;
 }
 
+// A name goes beside its point, where it meets no other name, no point and no edge.
+function placeNames(points) {
+  const taken = points.map(({ x, y }) => ({ left: x - 6, right: x + 6, top: y - 6, bottom: y + 6 }));
+  const free = (spot) =>
+    spot.left >= box.left && spot.right <= box.width &&
+    taken.every((t) => spot.right < t.left || spot.left > t.right || spot.bottom < t.top || spot.top > t.bottom);
+  return points.map(({ x, y, text }) => {
+    const width = 6.7 * text.length;
+    const spots = [-12, 8, -26, 22, -40, 36, -54, 50].flatMap((shift) =>
+      [x + 9, x - 9 - width].map((left) => ({ left, right: left + width, top: y + shift - 4, bottom: y + shift + 9 })));
+    const spot = spots.find(free) || spots[0];
+    taken.push(spot);
+    return { x: spot.left, y: spot.bottom - 2 };
+  });
+}
+
 function drawPlot(plot) {
   const scale = scales(plot);
   const { across, down } = scale;
@@ -77,15 +93,11 @@ function drawPlot(plot) {
   const front = plot.front.map((i) => plot.points[i]);
   const path = front.map((point, i) => `${i ? "L" : "M"}${across(point.cost)} ${down(point.wer)}`).join("");
   picture.append(element("path", { class: "front", d: path }));
-  const placed = [];
-  for (const point of plot.points) {
+  const names = placeNames(plot.points.map((point) => ({ x: across(point.cost), y: down(point.wer), text: point.name })));
+  plot.points.forEach((point, i) => {
     const [cx, cy] = [across(point.cost), down(point.wer)];
     const color = colors[point.row % colors.length];
-    // The name goes to the side that has room, and down until it meets no other name.
-    const end = cx > box.width * 0.62;
-    const place = { x: cx + (end ? -9 : 9), y: cy - 7 };
-    while (placed.some((other) => Math.abs(other.y - place.y) < 13 && Math.abs(other.x - place.x) < 130)) place.y += 13;
-    placed.push(place);
+    const place = names[i];
     const choose = () => select(point.row, true);
     picture.append(
       element(
@@ -99,10 +111,10 @@ function drawPlot(plot) {
           : element("line", { x1: cx, x2: cx, y1: down(point.low), y2: down(point.high), stroke: color, "stroke-width": 2 }),
         element("circle", { cx, cy, r: 18, fill: "transparent" }), // room for a finger
         element("circle", { class: "dot", cx, cy, r: 5.5, fill: color }),
-        element("text", { x: place.x, y: place.y, "text-anchor": end ? "end" : "start", style: `fill:${color}` }, point.name),
+        element("text", { x: place.x, y: place.y, style: `fill:${color}` }, point.name),
       ),
     );
-  }
+  });
   return element("div", {}, picture);
 }
 
