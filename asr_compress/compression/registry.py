@@ -9,7 +9,9 @@ from pydantic import ValidationError
 from asr_compress.compression.base import Pass
 from asr_compress.compression.distillation import Distillation
 from asr_compress.compression.gate_pruning import GatePruning
+from asr_compress.compression.joint_low_rank import JointLowRank
 from asr_compress.compression.layer_removal import LayerRemoval
+from asr_compress.compression.low_rank import SVD
 from asr_compress.compression.pruning import BlockPruning, Pruning
 from asr_compress.compression.quantization import DynamicInt8
 from asr_compress.compression.regularization import Regularization
@@ -23,6 +25,8 @@ _ALL: tuple[type[Pass], ...] = (
     GatePruning,
     StructuredPruning,
     LayerRemoval,
+    SVD,
+    JointLowRank,
     DynamicInt8,
     Distillation,
 )

@@ -73,11 +73,16 @@ class LowRank(nn.Module):
 
 @torch.no_grad()
 def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The closest product of `rank` to `matrix (rows, cols)`: `(rows, rank)` and `(rank, cols)`."""
+    """The closest product of `rank` to `matrix (rows, cols)`: `(rows, rank)` and `(rank, cols)`.
+
+    Beyond the smaller side of the matrix, what the rank has more is zero.
+    """
     u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
     root = s[:rank].sqrt()
-    left, right = u[:, :rank] * root, root[:, None] * v[:rank]
-    return left.to(matrix.dtype).contiguous(), right.to(matrix.dtype).contiguous()
+    left, right = matrix.new_zeros(len(matrix), rank), matrix.new_zeros(rank, matrix.shape[1])
+    left[:, : len(root)] = (u[:, :rank] * root).to(matrix.dtype)
+    right[: len(root)] = (root[:, None] * v[:rank]).to(matrix.dtype)
+    return left, right
 
 
 class Quantized(nn.Module):

@@ -60,17 +60,17 @@ def test_statistics(name: str) -> None:
     model = small(name)
     found = gate_statistics(model, batches())
     first = model.layers[2].directions[0]
-    values, lost = [], []
+    values: list[np.ndarray] = []
     for batch in batches():
         x, lengths = model.layers[1](*model.layers[0](batch.features, batch.feature_lengths))
-        values += [steps_by_hand(first, x[row, :length])[0] for row, length in enumerate(lengths.tolist())]
+        values.extend(steps_by_hand(first, x[row, :length])[0] for row, length in enumerate(lengths.tolist()))
     gates = np.concatenate(values)
     result = found["layers.2.forward"]
     np.testing.assert_allclose(result.mean, gates.mean(0), atol=1e-6)
     np.testing.assert_allclose(result.variance, gates.var(0), atol=1e-6)
     mean = gates.mean(0)
-    for sequence in values:  # the candidate multiplies the input gate
-        lost.append((sequence[:, 2] - mean[2]) ** 2 * sequence[:, 0] ** 2)
+    # The candidate multiplies the input gate.
+    lost = [(sequence[:, 2] - mean[2]) ** 2 * sequence[:, 0] ** 2 for sequence in values]
     np.testing.assert_allclose(result.effect[2], np.concatenate(lost).mean(0), atol=1e-7)
 
 

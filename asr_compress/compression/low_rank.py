@@ -1,0 +1,121 @@
+"""Low rank: each map as the product of two thin ones, by truncated singular value decomposition."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from asr_compress.compression.base import Context, Params, Pass, Report
+from asr_compress.compression.order import BLOCKS, CONSTANT_GATES, FACTORS, QUANTIZED, SPARSE
+from asr_compress.models.maps import Map, factors_of, maps_of, unknown_parts
+from asr_compress.models.parametrizations import LowRank, Mask, factors
+
+REFUSES = {
+    SPARSE: "the product of two factors fills the zeros again; factorize first, then prune the factors",
+    BLOCKS: "the product of two factors fills the zeros again; factorize first, then prune blocks of the factors",
+    CONSTANT_GATES: "the rows of constant gates would count in the decomposition; factorize without them",
+    QUANTIZED: "the decomposition is of float weights; factorize first, then quantize the factors",
+    FACTORS: "the maps are factorized already",
+}
+
+
+class RankParams(Params):
+    """How a rank is chosen; one of the three."""
+
+    rank: Annotated[int, Field(ge=1)] | None = Field(None, description="inner dimension of every factorized map")
+    energy: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="the least rank that keeps this share of the squared singular values"
+    )
+    ratio: Annotated[float, Field(ge=1)] | None = Field(None, description="how many times fewer weights a map has then")
+    multiple: Annotated[int, Field(ge=1)] = Field(4, description="ranks are rounded up to a multiple of this")
+
+    @model_validator(mode="after")
+    def _check_rank(self) -> RankParams:
+        if sum(target is not None for target in (self.rank, self.energy, self.ratio)) != 1:
+            raise ValueError("give one of `rank`, `energy` and `ratio`")
+        return self
+
+
+class LowRankParams(RankParams):
+    """Parameters of low rank."""
+
+    include: tuple[str, ...] = Field(("input", "recurrent"), description="maps, by kind or name pattern")
+    exclude: tuple[str, ...] = Field((), description="maps to leave whole, by kind or name pattern")
+    per_gate: bool = Field(False, description="decompose the rows of each gate by themselves")
+
+
+class SVD(Pass):
+    """Replace maps by the product of two factors, the closest of their rank; training then goes on with the factors.
+
+    With `per_gate`, the left factor is block-diagonal over the four gates and stored in blocks. A map that would not
+    become smaller is left whole.
+
+    Sources: Xue et al. 2013, "Restructuring of deep neural network acoustic models with singular value decomposition".
+    """
+
+    name = "low_rank"
+    family = "low rank"
+    Params: ClassVar[type[Params]] = LowRankParams
+    leaves = frozenset({FACTORS})
+    refuses: ClassVar[dict[str, str]] = REFUSES
+
+    def prepare(self, model: nn.Module, context: Context) -> Report:
+        params: LowRankParams = self.params
+        report = Report(unsupported=unknown_parts(model))
+        chosen = maps_of(model, params.include, params.exclude)
+        names = {item.name for item in chosen}
+        report.skipped |= {m.name: "not chosen by include and exclude" for m in maps_of(model) if m.name not in names}
+        for item in chosen:
+            gates = item.gates if params.per_gate else 1
+            parts = item.matrix.chunk(gates)
+            ranks = [choose_rank(singular_values(part), part.shape, params) for part in parts]
+            rows, cols = item.matrix.shape
+            size = sum(ranks) * (rows // gates + cols)
+            if size >= rows * cols:
+                report.skipped[item.name] = f"rank {sum(ranks)} would take {size} weights in place of {rows * cols}"
+                continue
+            error = _factorize(item, parts, ranks)
+            report.touched[item.name] = {"rank": sum(ranks), "ranks": ranks, "relative_error": error}
+        return report.check(self.name, context.strict)
+
+    def finalize(self, model: nn.Module) -> Report:
+        left = sum(item.trained.numel() for item in maps_of(model) if item.factor)
+        return Report(figures={"weights_in_factors": left})
+
+
+def singular_values(matrix: Tensor) -> np.ndarray:
+    """Descending, float64."""
+    return torch.linalg.svdvals(matrix.double()).cpu().numpy()
+
+
+def choose_rank(values: np.ndarray, shape: tuple[int, ...], params: RankParams) -> int:
+    """The rank that `params` ask for, for a matrix of `shape` with singular `values`."""
+    rows, cols = shape
+    if params.rank is not None:
+        rank = params.rank
+    elif params.energy is not None:
+        squares = np.cumsum(values**2)
+        rank = int(np.searchsorted(squares, params.energy * squares[-1] * (1 - 1e-12))) + 1
+    else:
+        assert params.ratio is not None
+        rank = int(rows * cols / (params.ratio * (rows + cols)))
+    rounded = -(-max(1, rank) // params.multiple) * params.multiple
+    return min(rounded, rows, cols)
+
+
+@torch.no_grad()
+def _factorize(item: Map, parts: tuple[Tensor, ...], ranks: list[int]) -> float:
+    """Factorize a map, or each gate of it; the squared error relative to the map."""
+    before = item.matrix.clone()
+    item.install(LowRank(sum(ranks), item.weight.shape))
+    if len(parts) > 1:
+        left, right = factors_of(item)
+        pairs = [factors(part, rank) for part, rank in zip(parts, ranks, strict=True)]
+        left.trained.copy_(torch.block_diag(*(pair[0] for pair in pairs)))
+        right.trained.copy_(torch.cat([pair[1] for pair in pairs]))
+        left.install(Mask(torch.block_diag(*(torch.ones_like(pair[0]) for pair in pairs)), "block"))
+    return float((item.matrix - before).square().sum() / before.square().sum().clamp_min(1e-30))

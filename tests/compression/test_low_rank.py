@@ -1,0 +1,173 @@
+"""Full rank is the original, and what truncation loses is the tail of the spectrum."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr_compress.compression.base import Context
+from asr_compress.compression.joint_low_rank import JointLowRank, JointLowRankParams
+from asr_compress.compression.low_rank import SVD, LowRankParams, choose_rank, singular_values
+from asr_compress.compression.pruning import BlockPruning, BlockPruningParams
+from asr_compress.compression.quantization import DynamicInt8
+from asr_compress.models.acoustic import AcousticModel
+from asr_compress.models.convert import from_network, to_network
+from asr_compress.models.layers import Linear, Recurrent
+from asr_compress.models.maps import maps_of
+from asr_compress.models.parametrizations import factors
+from asr_compress.runtime import formats
+from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.network import walk
+from tests.compression.speech import train_steps
+from tests.models.small import BUILDERS, assert_close, engine_logits, logits, small
+from tests.models.test_select import randomize
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 30))
+@settings(max_examples=40, deadline=None)
+def test_truncation_error_is_the_tail_of_the_spectrum(rows: int, cols: int, rank: int) -> None:
+    matrix = torch.randn(rows, cols, generator=torch.Generator().manual_seed(rows * cols))
+    rank = min(rank, rows, cols)
+    left, right = factors(matrix, rank)
+    tail = float((singular_values(matrix)[rank:] ** 2).sum())
+    assert float((left @ right - matrix).square().sum()) == pytest.approx(tail, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("params", "rank"),
+    [
+        ({"rank": 3, "multiple": 1}, 3),
+        ({"rank": 3}, 4),
+        ({"rank": 99}, 8),
+        ({"energy": 1.0, "multiple": 1}, 4),
+        ({"energy": 0.99, "multiple": 1}, 3),  # 29 of 29.25
+        ({"energy": 0.5, "multiple": 1}, 1),  # 16 of 29.25
+        ({"ratio": 2.0, "multiple": 1}, 2),  # 16 * 8 / (2 * 24)
+    ],
+)
+def test_ranks(params: dict, rank: int) -> None:
+    values = np.array([4.0, 3.0, 2.0, 0.5, 0, 0, 0, 0])
+    assert choose_rank(values, (16, 8), LowRankParams(**params)) == rank
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("per_gate", [False, True])
+def test_truncated_in_torch_and_engine(name: str, per_gate: bool) -> None:
+    model = small(name)
+    step = SVD(LowRankParams(rank=4, per_gate=per_gate, include=("recurrent", "input")))
+    report = step.prepare(model, Context(strict=False)).merged(step.finalize(model))
+    network = to_network(model)
+    stored = [part for _, part in walk(network) if isinstance(part, formats.LowRank)]
+    assert len(stored) == len(report.touched) > 0
+    assert sum(part.left.parameters + part.right.parameters for part in stored) >= report.figures["weights_in_factors"]
+    assert_close(engine_logits(network), logits(model), 1e-5)
+    assert_close(logits(from_network(network).eval()), logits(model), 1e-6)
+    if per_gate:
+        assert all(isinstance(part.left, formats.BlockSparseFloat32) for part in stored)
+
+
+def test_full_rank_is_the_original() -> None:
+    model = small()
+    exact = logits(model)
+    step = SVD(LowRankParams(energy=1.0, multiple=1))
+    report = step.prepare(model, Context(strict=False))
+    assert not report.touched and "would take" in report.skipped["layers.2.forward.input"]
+    for item in maps_of(model):
+        left, right = factors(item.matrix, min(item.matrix.shape))
+        torch.testing.assert_close(left @ right, item.matrix, rtol=0, atol=1e-5)
+    assert_close(logits(model), exact, 0)
+
+
+@pytest.mark.parametrize("per_gate", [False, True])
+def test_reported_error_is_that_of_the_map(per_gate: bool) -> None:
+    model = small()
+    before = {item.name: item.matrix.clone() for item in maps_of(model)}
+    report = SVD(LowRankParams(rank=4, per_gate=per_gate)).prepare(model, Context(strict=False))
+    stored = dict(walk(to_network(model)))
+    names = {"layers.2.forward.recurrent": "2.forward.recurrent_map", "layers.2.backward.input": "2.backward.input_map"}
+    for ours, theirs in names.items():
+        lost = float(np.square(stored[theirs].dense() - before[ours].numpy()).sum() / before[ours].square().sum())
+        assert report.touched[ours]["relative_error"] == pytest.approx(lost, rel=1e-3)
+        parts = before[ours].chunk(4 if per_gate else 1)
+        tail = sum(float((singular_values(part)[4:] ** 2).sum()) for part in parts) / float(before[ours].square().sum())
+        assert lost == pytest.approx(tail, rel=1e-3)
+
+
+def test_factors_train_prune_and_quantize() -> None:
+    model = small()
+    steps = [SVD(LowRankParams(rank=8)), BlockPruning(BlockPruningParams(sparsity=0.5)), DynamicInt8()]
+    steps[0].prepare(model, Context(strict=False))
+    for _ in train_steps(model, steps[:1], 2):
+        pass
+    for step in steps[1:]:
+        step.prepare(model, Context())
+        step.finalize(model)
+    network = to_network(model)
+    stored = [part for _, part in walk(network) if isinstance(part, formats.LowRank)]
+    assert stored and all(isinstance(part.left, formats.BlockSparseInt8) for part in stored)
+    assert_close(logits(from_network(network).eval()), logits(model), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["lstm", "blstm", "ds2", "tdnn-lstm"])
+def test_joint_full_rank_is_the_original(name: str) -> None:
+    """A layer norm reads the outputs of every zoo model: the projection is undone before it."""
+    model = small(name)
+    randomize(model)
+    exact = logits(model)
+    step = JointLowRank(JointLowRankParams(energy=1.0, multiple=1))
+    report = step.prepare(model, Context())
+    assert all(set(figures["ranks"]) <= {18, 21} for figures in report.touched.values())
+    assert_close(logits(model), exact, 1e-5)
+    assert_close(engine_logits(to_network(model)), exact, 1e-5)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_joint_without_layer_norms(bidirectional: bool) -> None:
+    """Then the reader takes the projected outputs, and the model has no layer more."""
+    torch.manual_seed(1)
+    width = 16 * (1 + bidirectional)
+    layers = [Recurrent(8, 16, bidirectional), Recurrent(width, 16, bidirectional), Linear(width, 12)]
+    model = AcousticModel(layers).eval()
+    exact = logits(model)
+    JointLowRank(JointLowRankParams(rank=16)).prepare(model, Context())
+    assert_close(logits(model), exact, 1e-5)
+    model = AcousticModel(
+        [Recurrent(8, 16, bidirectional), Recurrent(width, 16, bidirectional), Linear(width, 12)]
+    ).eval()
+    step = JointLowRank(JointLowRankParams(rank=6, multiple=1, include=("layers.0",)))
+    report = step.prepare(model, Context()).merged(step.finalize(model))
+    assert model.layers[1].directions[0].inputs == 6 * (1 + bidirectional) and len(model.layers) == 3
+    assert report.figures["parameters"] < report.figures["parameters_before"]
+    assert_close(engine_logits(to_network(model)), logits(model), 1e-5)
+
+
+def test_joint_truncation_loses_only_what_is_small() -> None:
+    torch.manual_seed(1)
+    model = AcousticModel([Recurrent(8, 16), Recurrent(16, 16), Linear(16, 12)]).eval()
+    with torch.no_grad():  # outputs 4 and later hardly matter to anyone
+        model.layers[0].directions[0].weight_hh[:, 4:] *= 1e-4
+        model.layers[1].directions[0].weight_ih[:, 4:] *= 1e-4
+    exact = logits(model)
+    JointLowRank(JointLowRankParams(energy=0.999999, multiple=1, include=("layers.0",))).prepare(model, Context())
+    assert model.layers[0].outputs == 4
+    assert_close(logits(model), exact, 1e-3)
+
+
+def test_joint_refusals() -> None:
+    with pytest.raises(InputError, match="nothing that this pass could change"):
+        JointLowRank(JointLowRankParams(rank=4)).prepare(small("lstmp"), Context())
+    with pytest.raises(InputError, match="is no list of layers"):
+        JointLowRank(JointLowRankParams(rank=4)).prepare(torch.nn.LSTM(3, 4), Context())
+
+
+@pytest.mark.slow
+def test_forty_million_parameters_in_seconds() -> None:
+    model = AcousticModel([Recurrent(320, 1024), *(Recurrent(1024, 1024) for _ in range(4)), Linear(1024, 40)])
+    start = time.perf_counter()
+    SVD(LowRankParams(ratio=3.0)).prepare(model, Context())
+    assert time.perf_counter() - start < 300
