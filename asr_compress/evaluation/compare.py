@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console, Group
 from rich.text import Text
 
 from asr_compress.evaluation import errors, html, plots, table
+from asr_compress.evaluation.benchmark_report import BenchmarkTable, benchmark_tables
 from asr_compress.evaluation.cost import ENERGY_ASSUMPTIONS
 from asr_compress.evaluation.errors import ErrorReport
 from asr_compress.evaluation.recognition import Scope
@@ -34,6 +35,7 @@ class Report:
 
     Attributes:
         rows: of the table, in order.
+        benchmarks: tables of `benchmark` runs that are in the same files.
         files: what was written, by kind: "md", "csv", "json", "html", "png", "svg", and error listings.
     """
 
@@ -41,13 +43,17 @@ class Report:
     rows: tuple[Row, ...]
     title: str
     notes: tuple[str, ...]
+    benchmarks: tuple[BenchmarkTable, ...]
     files: dict[str, Path]
 
     def show(self, console: Console | None = None) -> None:
-        """Print the table."""
-        (console or Console()).print(Group(Text(self.title, style="bold"), Text(), *table.terminal(self.rows)))
+        """Print the tables."""
+        console = console or Console()
+        console.print(Group(Text(self.title, style="bold"), Text(), *table.terminal(self.rows)))
+        for benchmark in self.benchmarks:
+            benchmark.show(console)
         for note in self.notes:
-            (console or Console()).print(Text(note, style="dim"))
+            console.print(Text(note, style="dim"))
 
 
 def compare(
@@ -77,7 +83,7 @@ def compare(
     rows = summarize(scored, scope, baseline)
     chosen = baseline or next(row.name for row in rows if row.first.texts)
     notes = tuple(_notes(merged, scored, rows, scope, chosen))
-    report = Report(scored, tuple(rows), _title(merged), notes, {})
+    report = Report(scored, tuple(rows), _title(merged), notes, tuple(benchmark_tables(results)), {})
     return report if out is None else _written(report, Path(out), chosen)
 
 
@@ -101,7 +107,7 @@ def _written(report: Report, folder: Path, baseline: str) -> Report:
         written[kind] = folder / name
     for path in plots.draw(rows, folder, note=_plot_note(report)):
         written[path.name] = path
-    return Report(scored, rows, report.title, report.notes, written)
+    return replace(report, files=written)
 
 
 def _plot_note(report: Report) -> str:
@@ -161,7 +167,8 @@ def _notes(results: Results, scored: Scored, rows: Sequence[Row], scope: Scope, 
 def _markdown(report: Report) -> str:
     pictures = "\n".join(f"![{axis.title}]({axis.name}.svg)" for axis in plots.AXES if plots.points(report.rows, axis))
     notes = "\n".join(f"- {note}" for note in report.notes)
-    return f"## {report.title}\n\n{table.markdown(report.rows)}\n{pictures}\n\n{notes}\n"
+    benchmarks = "".join(f"{benchmark.markdown()}\n" for benchmark in report.benchmarks)
+    return f"## {report.title}\n\n{table.markdown(report.rows)}\n{pictures}\n\n{benchmarks}{notes}\n"
 
 
 def _json(report: Report) -> str:
@@ -174,5 +181,6 @@ def _json(report: Report) -> str:
         "environments": [run.environment for run in results.runs],
         "notes": report.notes,
         "rows": table.plain(report.rows),
+        "benchmarks": [{"title": made.title, "rows": made.rows, "notes": made.notes} for made in report.benchmarks],
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

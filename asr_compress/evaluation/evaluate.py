@@ -322,7 +322,7 @@ def recognize_batch(
     total = sum(len(samples) for _, samples in heard)
     for (reference, samples), text in zip(heard, result.texts, strict=True):
         share = len(samples) / total if total else 1 / len(heard)
-        times = {name: round(seconds * share, 9) for name, seconds in asdict(result.stages).items()}
+        times = {name: round(seconds * share, 9) for name, seconds in asdict(result.times).items()}
         lines.append({"id": reference.id, "text": text, **times})
     return lines
 

@@ -95,7 +95,7 @@ def warm_up(recognition: Recognition, samples: Sequence[np.ndarray]) -> tuple[li
             reason = f"{type(error).__name__}: {error}"
             continue
         texts.append(result.texts[0])
-        rtf = result.stages.total_s * recognition.sample_rate_hz / max(1, len(waveform))
+        rtf = result.times.total_s * recognition.sample_rate_hz / max(1, len(waveform))
     if all(text is None for text in texts):
         raise Unavailable(f"it fails on every utterance tried ({reason})")
     return texts, rtf

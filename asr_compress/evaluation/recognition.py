@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.features import log_mel
 from asr_compress.runtime.network import output_length, time_stride
 from asr_compress.runtime.recognizer import make_decoder
+from asr_compress.runtime.transcript import Timings
 
 Scope = Literal["e2e", "features+model", "model"]
 """What a time covers: from a waveform in memory to text, to logits, or from features to logits."""
@@ -26,31 +27,19 @@ Scope = Literal["e2e", "features+model", "model"]
 SCOPES: tuple[Scope, ...] = ("e2e", "features+model", "model")
 
 
-@dataclass(frozen=True)
-class Stages:
-    """Seconds of each stage, for one or several utterances."""
-
-    features_s: float
-    model_s: float
-    decode_s: float
-
-    @property
-    def total_s(self) -> float:
-        return self.features_s + self.model_s + self.decode_s
-
-    def of(self, scope: Scope) -> float:
-        """Seconds of a scope."""
-        if scope == "model":
-            return self.model_s
-        return self.features_s + self.model_s if scope == "features+model" else self.total_s
+def in_scope(times: Timings, scope: Scope) -> float:
+    """Seconds of a scope."""
+    if scope == "model":
+        return times.model_s
+    return times.features_s + times.model_s if scope == "features+model" else times.total_s
 
 
 @dataclass(frozen=True)
 class Recognized:
-    """What came out of one call: texts, in order, and the time of the whole batch."""
+    """What came out of one call: texts, in order, and the times of the whole batch."""
 
     texts: tuple[str, ...]
-    stages: Stages
+    times: Timings
 
 
 class Recognition:
@@ -71,11 +60,19 @@ class Recognition:
         self.variant = variant
         self.bundle = Bundle.load(variant.bundle)
         self.decoder = _decoder(variant, self.bundle)
+        self.features = self._make_features()
         self.model: Model = BACKENDS[variant.backend].load(self.bundle, variant.device, variant.threads)
         self.watch = watch or stopwatch(variant.device)
         self.load_s = time.perf_counter() - start
         stride = int(np.prod([time_stride(layer) for layer in self.bundle.network], dtype=np.int64))
         self.frame_s = stride * self.bundle.features.shift / self.bundle.features.sample_rate_hz
+
+    def _make_features(self) -> Callable[[Sequence[np.ndarray]], Sequence[Any]]:
+        if self.variant.features == "torch":
+            from asr_compress.evaluation.backends.torch_features import TorchFeatures
+
+            return TorchFeatures(self.bundle.features, self.variant.device)
+        return lambda batch: [log_mel(samples, self.bundle.features) for samples in batch]
 
     @property
     def sample_rate_hz(self) -> int:
@@ -89,14 +86,14 @@ class Recognition:
         """
         watch = self.watch
         marks = [watch.mark()]
-        features = [log_mel(samples, self.bundle.features) for samples in batch]
+        features = self.features(batch)
         marks.append(watch.mark())
         logits = self.logits(features)
         marks.append(watch.mark())
         texts = tuple(self.decode(frames) for frames in logits)
         marks.append(watch.mark())
         seconds = [watch.seconds(start, end) for start, end in pairwise(marks)]
-        return Recognized(texts, Stages(*seconds))
+        return Recognized(texts, Timings(*seconds))
 
     def logits(self, features: Sequence[Any]) -> list[np.ndarray]:
         """Logits of utterances of (frames, bins); none for an utterance without frames."""

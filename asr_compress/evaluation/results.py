@@ -9,10 +9,10 @@ from typing import Any
 
 from asr_compress.evaluation.cost import Cost
 from asr_compress.evaluation.environment import machine
-from asr_compress.evaluation.recognition import Stages
 from asr_compress.evaluation.records import SCHEMA, read_lines
 from asr_compress.evaluation.test_set import Reference
 from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.transcript import Timings
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class VariantResult:
     record: dict[str, Any]
     texts: dict[str, str | None] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    rounds: tuple[dict[str, Stages], ...] = ()
+    rounds: tuple[dict[str, Timings], ...] = ()
     unsteady: int = 0
     label: str = ""
 
@@ -159,7 +159,7 @@ def _result(run: Run, record: dict[str, Any], rounds: list[dict[str, dict[str, A
         failures={id: line["failed"] for id, line in first.items() if line.get("failed")},
         rounds=tuple(
             {
-                id: Stages(line["features_s"], line["model_s"], line["decode_s"])
+                id: Timings(line["features_s"], line["model_s"], line["decode_s"])
                 for id, line in lines.items()
                 if line["text"] is not None
             }

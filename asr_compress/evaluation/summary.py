@@ -12,13 +12,14 @@ from asr_compress.evaluation import bootstrap
 from asr_compress.evaluation.backends import BACKENDS
 from asr_compress.evaluation.bootstrap import Interval
 from asr_compress.evaluation.cost import Cost
-from asr_compress.evaluation.recognition import SCOPES, Scope, Stages
+from asr_compress.evaluation.recognition import SCOPES, Scope, in_scope
 from asr_compress.evaluation.results import VariantResult
 from asr_compress.evaluation.scoring import Scored
 from asr_compress.evaluation.significance import MatchedPairs, Verdict, mapsswe, verdict
 from asr_compress.evaluation.timing import ENOUGH_FOR_P99, PERCENTILES, Spread, percentiles
 from asr_compress.evaluation.wer import Counts
 from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.transcript import Timings
 
 # A larger share of zero weights in a dense format is a mask; int8 rounding leaves a few per cent.
 _MASKED = 0.1
@@ -84,7 +85,7 @@ class Speed:
 
     rtf: Spread
     rtfx: Spread
-    stages: Stages
+    stages: Timings
     latency_s: dict[int, float | NA]
 
 
@@ -199,11 +200,11 @@ def _speed(variants: Sequence[VariantResult], scored: Scored, scope: Scope) -> S
         audio_s = sum(durations[id] for id in times)
         parts = np.array([(t.features_s, t.model_s, t.decode_s) for t in times.values()]).sum(axis=0) / audio_s
         stages.append(parts)
-        rtfs.append(Stages(*parts.tolist()).of(scope))
+        rtfs.append(in_scope(Timings(*parts.tolist()), scope))
     if not rtfs or min(rtfs) <= 0:
         return NA("no utterance was recognized")
     rtf = Spread.of(rtfs)
-    return Speed(rtf, rtf.inverse(), Stages(*np.median(stages, axis=0).tolist()), _latency(variants, scope))
+    return Speed(rtf, rtf.inverse(), Timings(*np.median(stages, axis=0).tolist()), _latency(variants, scope))
 
 
 def _latency(variants: Sequence[VariantResult], scope: Scope) -> dict[int, float | NA]:
@@ -211,7 +212,7 @@ def _latency(variants: Sequence[VariantResult], scope: Scope) -> dict[int, float
     if batch != 1:
         return dict.fromkeys(PERCENTILES, NA(f"utterances were recognized {batch} at a time"))
     seconds = [
-        float(np.median([times[id].of(scope) for times in variant.rounds if id in times]))
+        float(np.median([in_scope(times[id], scope) for times in variant.rounds if id in times]))
         for variant in variants
         for id in variant.rounds[0]
     ]

@@ -240,12 +240,17 @@ def markdown(rows: Sequence[Row], sections: Sequence[Section] = (HEADLINE, *SECT
     parts = []
     for section in sections:
         titles = ["variant", *(column.title for column in section.columns)]
-        lines = [f"### {section.title}", "", _line(titles), _line(["---", *["---:"] * len(section.columns)])]
-        lines += [_line([row.name, *(notes.cell(column, row) for column in section.columns)]) for row in rows]
-        parts.append("\n".join(lines))
+        cells = [[row.name, *(notes.cell(column, row) for column in section.columns)] for row in rows]
+        parts.append("\n".join([f"### {section.title}", "", *markdown_table(titles, cells, left=1)]))
     if notes.reasons:
         parts.append("\n".join(f"{line}  " for line in ["n/a:", *notes.lines()]))
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> list[str]:
+    """Lines of a Markdown table; the first `left` columns are aligned left, the others right."""
+    rule = ["---"] * left + ["---:"] * (len(titles) - left)
+    return [_line(titles), _line(rule), *map(_line, rows)]
 
 
 def plain(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from asr_compress.evaluation.backends import BACKENDS
 from asr_compress.runtime.errors import InputError
 
 DECODERS = ("auto", "greedy")
+FEATURES = ("numpy", "torch")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Variant:
             weights: beam search where there is a lexicon or a language model, else the best path. "greedy" is the
             best path in any case.
         lm: n-gram language model.
+        features: "numpy", the definition, on the CPU; or "torch", on the device, for the torch engines.
         seed: which of several trainings of one variant this is; rows of one name are then averaged.
 
     Raises:
@@ -44,12 +46,18 @@ class Variant:
     batch: int = 1
     decoder: str = "auto"
     lm: Path | None = None
+    features: str = "numpy"
     seed: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bundle", Path(self.bundle))
         object.__setattr__(self, "lm", Path(self.lm) if self.lm else None)
-        for what, value, allowed in (("backend", self.backend, BACKENDS), ("decoder", self.decoder, DECODERS)):
+        allowances = (
+            ("backend", self.backend, tuple(BACKENDS)),
+            ("decoder", self.decoder, DECODERS),
+            ("features", self.features, FEATURES),
+        )
+        for what, value, allowed in allowances:
             if value not in allowed:
                 raise InputError(f"variant {self.name!r}: {what} is {value!r}; choose one of {', '.join(allowed)}")
         if self.device.partition(":")[0] not in BACKENDS[self.backend].devices:
@@ -57,6 +65,8 @@ class Variant:
                 f"variant {self.name!r}: backend {self.backend!r} runs on {', '.join(BACKENDS[self.backend].devices)}, "
                 f"not on {self.device!r}"
             )
+        if self.features == "torch" and not self.backend.startswith("torch"):
+            raise InputError(f"variant {self.name!r}: features by torch need a torch engine, not {self.backend!r}")
         for what, number in (("threads", self.threads), ("batch", self.batch)):
             if number < 1:
                 raise InputError(f"variant {self.name!r}: {what} is {number}; it must be 1 or more")

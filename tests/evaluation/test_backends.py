@@ -68,7 +68,7 @@ def test_recognition_times_stages_and_takes_short_audio(tmp_path):
     assert len(result.texts) == 3 and result.texts[1] == ""
     alone = recognition.recognize([noise[:8000]])
     assert alone.texts[0] == result.texts[2]
-    stages = result.stages
+    stages = result.times
     assert min(stages.features_s, stages.model_s, stages.decode_s) > 0
     assert stages.total_s == pytest.approx(stages.features_s + stages.model_s + stages.decode_s)
     assert recognition.recognize([noise[:100]]).texts == ("",)

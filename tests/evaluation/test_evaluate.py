@@ -64,7 +64,7 @@ def test_stage_times_follow_the_clock_exactly(tmp_path, monkeypatch):
     recognition = Recognition(Variant("a", bundle(tmp_path), "quick"), ClockStopwatch(lambda: now[0]))
     recognition.model = Slow()
     samples = np.random.default_rng(0).normal(size=160240).astype(np.float32)  # 1000 frames
-    stages = recognition.recognize([samples]).stages
+    stages = recognition.recognize([samples]).times
     assert stages.model_s == pytest.approx(0.3 * 10)
     assert stages.total_s == pytest.approx(stages.model_s)
     assert stages.total_s / (len(samples) / 16000) == pytest.approx(0.3, rel=0.02)
