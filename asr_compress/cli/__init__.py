@@ -37,6 +37,8 @@ for verb in (
     compress.passes,
     measure.evaluate,
     measure.compare,
+    measure.benchmark,
+    measure.gate,
     recognize.transcribe,
     recognize.stream,
     demo.demo,

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asr_compress.cli.output import show_json
 from asr_compress.runtime.errors import InputError
 
+if TYPE_CHECKING:
+    from asr_compress.evaluation.variants import Variant
+
 WIDTH = 120  # a line that a narrow terminal breaks reads better than cells a few letters wide
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Decoder = Annotated[str, typer.Option(help="auto, greedy, or beam. auto: beam where there is a lexicon or an lm.")]
+LanguageModel = Annotated[Path | None, typer.Option(help="n-gram language model for the beam.")]
+Backends = Annotated[list[str] | None, typer.Option(help="Engine; several make several rows.")]
+Devices = Annotated[list[str] | None, typer.Option(help="cpu or cuda; several make several rows.")]
+Threads = Annotated[list[int] | None, typer.Option(help="Threads; several make several rows.")]
+Baseline = Annotated[str | None, typer.Option(help="Row to compare with; the first by default.")]
+SpeakersFixed = Annotated[bool, typer.Option(help="Intervals for just these speakers.")]
 
 
 def evaluate(
     bundle: Annotated[list[Path], typer.Argument(metavar="[NAME=]BUNDLE", help="Recognizers, one a row.")],
     data: Annotated[Path, typer.Option(help="Manifest of the test set.")],
     out: Annotated[Path, typer.Option(help="Results, JSONL; runs are appended.")],
-    decoder: Annotated[str, typer.Option(help="greedy, or beam: with the lexicon and weights of the bundle.")] = "",
-    lm: Annotated[Path | None, typer.Option(help="n-gram language model for the beam.")] = None,
-    backend: Annotated[list[str] | None, typer.Option(help="Engine; several make several rows.")] = None,
-    device: Annotated[list[str] | None, typer.Option(help="cpu or cuda; several make several rows.")] = None,
-    threads: Annotated[list[int] | None, typer.Option(help="Threads; several make several rows.")] = None,
+    decoder: Decoder = "auto",
+    lm: LanguageModel = None,
+    backend: Backends = None,
+    device: Devices = None,
+    threads: Threads = None,
     batch: Annotated[list[int] | None, typer.Option(help="Utterances at once; 1 measures latency.")] = None,
     rounds: Annotated[int, typer.Option(help="Times that the test set is recognized.")] = 3,
     limit: Annotated[int | None, typer.Option(help="Only so many utterances, for a quick look.")] = None,
@@ -46,17 +56,8 @@ def evaluate(
     """
     from asr_compress.evaluation.compare import compare as report_on
     from asr_compress.evaluation.evaluate import evaluate as run
-    from asr_compress.evaluation.variants import combinations
 
-    variants = combinations(
-        _named(bundle),
-        backends=backend or ["native"],
-        devices=device or ["cpu"],
-        threads=threads or [1],
-        batches=batch or [1],
-        decoder=decoder or ("beam" if lm else "greedy"),
-        lm=lm,
-    )
+    variants = _variants(bundle, decoder, lm, backend, device, threads, batch)
     settings = {"rounds": rounds, "limit": limit, "pin_cores": pin, "footprints": footprints, "fresh": fresh}
     run(variants, data, out, progress=not json, **settings)  # type: ignore[arg-type]
     _show(report_on([out]), json)
@@ -65,10 +66,10 @@ def evaluate(
 def compare(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="Files of asr-compress evaluate.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
-    baseline: Annotated[str | None, typer.Option(help="Row to compare with; the first by default.")] = None,
+    baseline: Baseline = None,
     scope: Annotated[str, typer.Option(help="What times cover: e2e, features+model or model.")] = "e2e",
     scoring: Annotated[str, typer.Option(help="jiwer, or sclite for NIST's split of the errors.")] = "jiwer",
-    speakers_fixed: Annotated[bool, typer.Option(help="Intervals for just these speakers.")] = False,
+    speakers_fixed: SpeakersFixed = False,
     json: Json = False,
 ) -> None:
     """Make the table and the plots from results: Markdown, CSV, JSON, HTML, PNG and SVG, and listings of the errors.
@@ -91,6 +92,107 @@ def compare(
     _show(report, json)
     if not json:
         typer.echo("\n".join(f"{kind}: {path}" for kind, path in report.files.items()))
+
+
+def benchmark(
+    bundle: Annotated[list[Path], typer.Argument(metavar="[NAME=]BUNDLE", help="Recognizers.")],
+    data: Annotated[Path, typer.Option(help="Manifest of utterances to time.")],
+    out: Annotated[Path, typer.Option(help="Results, JSONL; runs are appended.")],
+    mode: Annotated[str, typer.Option(help="throughput or streaming; evaluate measures latency.")] = "throughput",
+    decoder: Decoder = "auto",
+    lm: LanguageModel = None,
+    backend: Backends = None,
+    device: Devices = None,
+    threads: Threads = None,
+    features: Annotated[str, typer.Option(help="numpy, or torch: on the device, for torch engines.")] = "numpy",
+    batch: Annotated[list[int] | None, typer.Option(help="Batch sizes of throughput.")] = None,
+    chunk: Annotated[list[float] | None, typer.Option(help="Seconds of the chunks of streaming.")] = None,
+    look_ahead: Annotated[
+        list[float] | None, typer.Option(help="Seconds that a model that reads backwards sees ahead in streaming.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Times that throughput is measured.")] = 3,
+    limit: Annotated[int, typer.Option(help="Utterances.")] = 200,
+    pin: Annotated[bool, typer.Option(help="Keep the process on as many cores as threads.")] = True,
+    json: Json = False,
+) -> None:
+    """Time batches, as on a server, or streams, as from a microphone.
+
+    \b
+    Examples:
+      asr-compress benchmark model.safetensors --data manifests/test.jsonl.gz --out batches.jsonl --batch 1 --batch 16
+      asr-compress benchmark m.safetensors --mode streaming --chunk 0.1 --data manifests/test.jsonl.gz --out s.jsonl
+      asr-compress benchmark m.safetensors --backend torch-fp16 --device cuda --features torch --batch 64 \\
+          --data manifests/test.jsonl.gz --out gpu.jsonl
+    """
+    from asr_compress.evaluation.benchmark import Sweep
+    from asr_compress.evaluation.benchmark import benchmark as run
+    from asr_compress.evaluation.benchmark_report import benchmark_tables
+
+    standard = Sweep()
+    sweep = Sweep(
+        tuple(batch or standard.batches), tuple(chunk or standard.chunks_s), tuple(look_ahead or standard.look_aheads_s)
+    )
+    variants = _variants(bundle, decoder, lm, backend, device, threads, None, features=features)
+    run(variants, data, out, mode, limit, rounds, sweep, pin, progress=not json)  # type: ignore[arg-type]
+    tables = benchmark_tables([out])
+    if json:
+        show_json([{"title": table.title, "rows": table.rows, "notes": table.notes} for table in tables])
+    for table in [] if json else tables:
+        table.show()
+
+
+def gate(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="Files of asr-compress evaluate.")],
+    margin: Annotated[float, typer.Option(help="Largest increase of the WER: a share of the baseline's.")] = 0.01,
+    absolute: Annotated[bool, typer.Option(help="The margin is a rate: 0.005 is half a point.")] = False,
+    baseline: Baseline = None,
+    candidate: Annotated[list[str] | None, typer.Option(help="Rows to test; all others by default.")] = None,
+    speakers_fixed: SpeakersFixed = False,
+    json: Json = False,
+) -> None:
+    """Say PASS or FAIL: is the word error rate surely within a margin of the baseline's? Exit code 1 if not.
+
+    Sure is what the paired 95 % interval of the difference says: its upper end must be within the margin, and a test
+    set too small to tell passes nothing.
+
+    \b
+    Examples:
+      asr-compress gate results.jsonl --margin 0.01
+      asr-compress gate results.jsonl --baseline fp32 --candidate int8 --margin 0.02
+      asr-compress gate digits.jsonl --absolute --margin 0.005
+    """
+    from asr_compress.evaluation.gate import gate as test
+
+    tested = test(results, margin, not absolute, baseline, candidate, speakers_fixed)
+    if json:
+        show_json(tested.to_json())
+    else:
+        typer.echo("\n".join(map(str, tested.verdicts)))
+    raise typer.Exit(tested.exit_code)
+
+
+def _variants(
+    bundles: list[Path],
+    decoder: str,
+    lm: Path | None,
+    backend: list[str] | None,
+    device: list[str] | None,
+    threads: list[int] | None,
+    batch: list[int] | None,
+    **common: str,
+) -> list[Variant]:
+    from asr_compress.evaluation.variants import combinations
+
+    return combinations(
+        _named(bundles),
+        backends=backend or ["native"],
+        devices=device or ["cpu"],
+        threads=threads or [1],
+        batches=batch or [1],
+        decoder=decoder,
+        lm=lm,
+        **common,
+    )
 
 
 def _named(bundles: list[Path]) -> dict[str, Path]:

@@ -112,7 +112,13 @@ class Recognition:
 
 
 def _decoder(variant: Variant, bundle: Bundle) -> Decoder:
-    """The decoder that a variant asks for. Raises InputError where it would give phones, which score no words."""
+    """The decoder that a variant asks for.
+
+    Raises:
+        InputError: a beam search without lexicon and language model; phones, which score no words.
+    """
+    if variant.decoder == "beam" and variant.lm is None and bundle.lexicon is None:
+        raise InputError(f"{variant.bundle}: beam search needs a lexicon in the bundle or a language model; give an lm")
     decoder = GreedyDecoder(bundle.tokens) if variant.decoder == "greedy" else make_decoder(bundle, variant.lm)
     if bundle.tokens.kind == "phone" and bundle.lexicon is None:
         raise InputError(f"{variant.bundle}: a model of phones without a lexicon gives no words to score")

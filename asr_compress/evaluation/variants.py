@@ -12,7 +12,7 @@ from typing import Any
 from asr_compress.evaluation.backends import BACKENDS
 from asr_compress.runtime.errors import InputError
 
-DECODERS = ("auto", "greedy")
+DECODERS = ("auto", "greedy", "beam")
 FEATURES = ("numpy", "torch")
 
 
@@ -28,8 +28,8 @@ class Variant:
         threads: what the engine may use.
         batch: utterances recognized together; 1 measures latency.
         decoder: "auto" is what `Recognizer.load` makes of the bundle and the language model, with the bundle's tuned
-            weights: beam search where there is a lexicon or a language model, else the best path. "greedy" is the
-            best path in any case.
+            weights: beam search where there is a lexicon or a language model, else the best path. "greedy" and
+            "beam" insist on one of the two.
         lm: n-gram language model.
         features: "numpy", the definition, on the CPU; or "torch", on the device, for the torch engines.
         seed: which of several trainings of one variant this is; rows of one name are then averaged.
