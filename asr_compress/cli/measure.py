@@ -13,7 +13,7 @@ from asr_compress.runtime.errors import InputError
 if TYPE_CHECKING:
     from asr_compress.evaluation.variants import Variant
 
-WIDTH = 120  # a line that a narrow terminal breaks reads better than cells a few letters wide
+WIDTH = 132  # a line that a narrow terminal breaks reads better than cells a few letters wide
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Decoder = Annotated[str, typer.Option(help="auto, greedy, or beam. auto: beam where there is a lexicon or an lm.")]

@@ -11,7 +11,6 @@ words, and its error rates say nothing about people's speech; recipes/speechocea
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,11 +21,15 @@ from rich.console import Console
 
 from asr_compress.compression.pipeline import compress
 from asr_compress.compression.recipe import Recipe, load_recipe
-from asr_compress.corpora.demo import read_demo
+from asr_compress.corpora.demo import demo_text, read_demo
+from asr_compress.corpora.language_model import build_language_model
 from asr_compress.corpora.manifests import summarize, write_manifests
 from asr_compress.evaluation.compare import compare
 from asr_compress.evaluation.evaluate import evaluate
+from asr_compress.evaluation.tuning import tune_bundle
 from asr_compress.evaluation.variants import Variant
+from asr_compress.runtime.bundle import Bundle
+from asr_compress.runtime.files import atomic_write
 from asr_compress.training.bundle import bundle_of
 from asr_compress.training.config import load_config
 from asr_compress.training.run import train_recognizer
@@ -49,7 +52,7 @@ class Size:
 
 FULL = Size(
     folder=Path("runs/demo"),
-    train_minutes=40,
+    train_minutes=50,
     dev_minutes=3,
     test_minutes=8,
     epochs=None,
@@ -72,10 +75,12 @@ BUNDLES = {
     "pruned": "student/2-prune/model.safetensors",
     "pruned-int8": "student/3-int8/model.safetensors",
 }
+SMALLEST = "pruned-int8"
+LM = "lm.arpa.gz"
 
 
 def prepare(size: Size) -> None:
-    """Speech and its manifests."""
+    """Speech, its manifests, and a language model of sentences that are in none of them."""
     splits = read_demo(
         size.folder / "speech",
         train_minutes=size.train_minutes,
@@ -86,6 +91,10 @@ def prepare(size: Size) -> None:
     for name, cuts in splits.items():
         found = summarize(name, cuts)
         print(f"{name}: {found.utterances} sentences in {found.speakers} voices, {found.hours * 60:.0f} minutes")
+    text = size.folder / "text.txt"
+    with atomic_write(text) as path:
+        path.write_text("\n".join(demo_text(dev_minutes=size.dev_minutes, test_minutes=size.test_minutes)) + "\n")
+    build_language_model([text], size.folder / LM, order=3)
 
 
 def train(size: Size) -> None:
@@ -98,23 +107,30 @@ def train(size: Size) -> None:
 
 
 def compress_teacher(size: Size) -> None:
-    """Distill, prune, quantize."""
+    """Distill, prune, quantize; weights of the language model for the smallest, tuned on dev."""
     recipe = _sized(load_recipe(HERE / "compress.yaml"), size)
-    compress(size.folder / BUNDLES["teacher"], recipe, size.folder / "student", say=print)
+    # The teacher's run has the features already.
+    compress(
+        size.folder / BUNDLES["teacher"], recipe, size.folder / "student", cache=size.folder / "teacher", say=print
+    )
     for name, path in BUNDLES.items():
-        (size.folder / "bundles").mkdir(exist_ok=True)
-        shutil.copyfile(size.folder / path, size.folder / f"bundles/{name}.safetensors")
+        bundle = Bundle.load(size.folder / path)
+        if name == SMALLEST:
+            tuned = tune_bundle(bundle, size.folder / "manifests/dev.jsonl.gz", size.folder / LM)
+            bundle = replace(bundle, decoding=tuned)
+        bundle.save(size.folder / f"bundles/{name}.safetensors")
 
 
 def measure(size: Size) -> None:
     """All variants side by side: the table and the plots."""
     variants = [Variant(name, size.folder / f"bundles/{name}.safetensors") for name in BUNDLES]
+    variants.append(replace(variants[-1], name=f"{SMALLEST} + LM", lm=size.folder / LM))
     if torch.cuda.is_available():
-        variants += [replace(v, name=f"{v.name} (GPU)", backend="torch", device="cuda") for v in variants]
+        variants += [replace(v, name=f"{v.name} (GPU)", backend="torch", device="cuda") for v in variants[:-1]]
     results = size.folder / "results.jsonl"
     evaluate(variants, size.folder / "manifests/test.jsonl.gz", results, rounds=size.rounds)
     report = compare([results], size.folder / "report", baseline="teacher")
-    report.show(Console(width=max(Console().width, 120)))
+    report.show(Console(width=max(Console().width, 132)))
     print("These voices are synthetic: the error rates say nothing about people's speech.")
     print("\n".join(f"{kind}: {path}" for kind, path in report.files.items()))
 
