@@ -21,6 +21,7 @@ from asr_compress.corpora.manifests import summarize, write_manifests
 from asr_compress.corpora.pronounce import pronounce
 from asr_compress.evaluation.compare import compare
 from asr_compress.evaluation.evaluate import evaluate
+from asr_compress.evaluation.recipe_page import write_results
 from asr_compress.evaluation.tuning import tune_bundle
 from asr_compress.evaluation.variants import Variant
 from asr_compress.runtime.bundle import Bundle
@@ -85,6 +86,9 @@ def measure(fold: str, corpora: Path) -> None:
     variants = [Variant(name, run / f"tuned/{name}.safetensors") for name in VARIANTS]
     evaluate(variants, run / "manifests/test.jsonl.gz", run / "results.jsonl", rounds=3)
     compare([run / "results.jsonl"], run / "report", speakers_fixed=True).show()
+    reports = {name: RUNS / name / "report" for name in FOLDS if (RUNS / name / "report/report.md").exists()}
+    curves = {f"fold {name}": RUNS / name / "train/log.jsonl" for name in reports}
+    write_results(HERE / "RESULTS.md", "Connected digits", "python recipes/digits/run.py", reports, curves)
 
 
 STAGES: dict[str, Callable[[str, Path], None]] = {
