@@ -18,23 +18,19 @@ SOURCES := setup.cfg pyproject.toml $(wildcard setup.py asr_compress/runtime/nat
 .PHONY: demo test check clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.demo
+demo: $(VENV)/.installed
 	$(PY) -m asr_compress demo $(if $(SMOKE),--smoke)
 
-test: $(VENV)/.test
+test: $(VENV)/.installed
 	$(PY) -m pytest $(PYTEST)
 
-check: $(VENV)/.test
+check: $(VENV)/.installed
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-$(VENV)/.demo: $(VENV)/.torch $(SOURCES)
-	@echo "Installing asr_compress with what training and the demo need (about a minute) ..."
-	$(PIP) --editable '.[train,demo]'
-	@touch $@
-
-$(VENV)/.test: $(VENV)/.torch $(SOURCES)
-	@echo "Installing asr_compress with what training, the demo and the tests need (about a minute) ..."
+$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
+	@echo "Installing asr_compress with all that training, the demo and the tests need, and building its engine ..."
 	$(PIP) --editable '.[train,demo,dev]'
 	@touch $@
 
