@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def corpora_dir() -> Path:
-    """Folder of real speech: `ASR_COMPRESS_CORPORA`, or `shared/corpora` beside the project. Skips where there is none."""
+    """Folder of real speech: `ASR_COMPRESS_CORPORA`, or `shared/corpora` beside the project; skips without one."""
     default = Path(__file__).resolve().parents[2] / "shared" / "corpora"
     folder = Path(os.environ.get("ASR_COMPRESS_CORPORA", default))
     if not folder.is_dir():

@@ -127,5 +127,3 @@ def _by_position(operations: str) -> tuple[list[int], list[int]]:
             words.append(int(operation != HIT))
             gaps.append(0)
     return words, gaps
-
-

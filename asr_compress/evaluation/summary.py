@@ -35,7 +35,6 @@ class NA:
         return "n/a"
 
 
-
 @dataclass(frozen=True)
 class Comparison:
     """A row beside the baseline: paired on the same utterances.
@@ -228,9 +227,7 @@ def _footprint(variant: VariantResult, name: str) -> float | NA:
     return NA(footprint["unavailable"]) if "unavailable" in footprint else float(footprint[name])
 
 
-def _speed_ratio(
-    variant: VariantResult, speed: Speed | NA, base: VariantResult, base_speed: Speed | NA
-) -> float | NA:
+def _speed_ratio(variant: VariantResult, speed: Speed | NA, base: VariantResult, base_speed: Speed | NA) -> float | NA:
     """Times faster than the baseline, where the time is that of what is stored."""
     if isinstance(speed, NA) or isinstance(base_speed, NA):
         return speed if isinstance(speed, NA) else NA("the baseline has no time")

@@ -137,9 +137,7 @@ def hypothesis_of_labels(
             text, first_s, _ = words[-1]
             words[-1] = (text + symbol, first_s, end_s)
         apart = False
-    kept = tuple(
-        Word(*word) for word in words if word[0]
-    )  # U+2581 can be a piece of its own, with nothing after it
+    kept = tuple(Word(*word) for word in words if word[0])  # U+2581 can be a piece of its own, with nothing after it
     return Hypothesis(" ".join(word.text for word in kept), kept, score, tuple(labels))
 
 

@@ -31,9 +31,7 @@ class Lexicon:
             if not word or word.split() != [word]:
                 raise InputError(f"lexicon: {word!r} is not a word: it is empty or holds white space")
             if not variants or not all(variants):
-                raise InputError(
-                    f"lexicon: {word!r} has no pronunciation or an empty one; give it one or leave it out"
-                )
+                raise InputError(f"lexicon: {word!r} has no pronunciation or an empty one; give it one or leave it out")
 
     def __getitem__(self, word: str) -> tuple[Pronunciation, ...]:
         return self.pronunciations[word]
@@ -70,9 +68,7 @@ class Lexicon:
     def to_text(self) -> str:
         """One line a pronunciation: the word, a tab, its symbols with spaces between; variants one after another."""
         return "".join(
-            f"{word}\t{' '.join(variant)}\n"
-            for word, variants in self.pronunciations.items()
-            for variant in variants
+            f"{word}\t{' '.join(variant)}\n" for word, variants in self.pronunciations.items() for variant in variants
         )
 
     @classmethod

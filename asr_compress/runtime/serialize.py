@@ -79,12 +79,9 @@ def _restore_part(name: str, described: Any, unused: dict[str, np.ndarray]) -> A
     fields = {field.name: str(field.type) for field in dataclasses.fields(part)}
     wanted = {"type"} | {field for field, kind in fields.items() if kind != "np.ndarray"}
     if set(described) != wanted:
-        raise InputError(
-            f"layer {name} ({part.__name__}) has {sorted(described)}; it must have {sorted(wanted)}"
-        )
+        raise InputError(f"layer {name} ({part.__name__}) has {sorted(described)}; it must have {sorted(wanted)}")
     arguments = {
-        field: _restore_field(f"{name}.{field}", kind, described.get(field), unused)
-        for field, kind in fields.items()
+        field: _restore_field(f"{name}.{field}", kind, described.get(field), unused) for field, kind in fields.items()
     }
     try:
         return part(**arguments)

@@ -148,9 +148,7 @@ class Stream:
         Raises InputError once the stream is finished.
         """
         self._check_open()
-        return {
-            f"{name}.{key}": array for name, state in self._states.items() for key, array in state.items()
-        }
+        return {f"{name}.{key}": array for name, state in self._states.items() for key, array in state.items()}
 
     @classmethod
     def from_state(cls, network: Network, run_layer: RunLayer, state: Mapping[str, np.ndarray]) -> Stream:
@@ -246,6 +244,4 @@ def _check_state(state: Mapping[str, np.ndarray], fresh: Mapping[str, np.ndarray
         waiting = name.endswith((".frames", ".pending"))
         fits = got.ndim == array.ndim and got.shape[waiting:] == array.shape[waiting:]
         if got.dtype != array.dtype or not fits or not np.isfinite(got).all():
-            raise InputError(
-                f"stream state {name} is {got.dtype} {got.shape}; it must be like {array.shape}, finite"
-            )
+            raise InputError(f"stream state {name} is {got.dtype} {got.shape}; it must be like {array.shape}, finite")

@@ -46,9 +46,7 @@ class Maker:
     def linear(self, features: int, outputs: int = TOKENS) -> Linear:
         return Linear(self.map(outputs, features), self.vector(outputs))
 
-    def lstm(
-        self, features: int, hidden: int, projection: int | None = None, reverse: bool = False
-    ) -> LSTMLayer:
+    def lstm(self, features: int, hidden: int, projection: int | None = None, reverse: bool = False) -> LSTMLayer:
         return LSTMLayer(
             self.map(4 * hidden, features),
             self.map(4 * hidden, projection or hidden),
@@ -68,9 +66,7 @@ class Maker:
     def normalize(self, features: int) -> Normalize:
         return Normalize(self.vector(features), self.vector(features))
 
-    def conv(
-        self, bins: int, channels: int, outputs: int, kernel=(3, 3), stride=(2, 2), dilation=(1, 1)
-    ) -> Conv:
+    def conv(self, bins: int, channels: int, outputs: int, kernel=(3, 3), stride=(2, 2), dilation=(1, 1)) -> Conv:
         cols = kernel[0] * kernel[1] * channels
         return Conv(self.map(outputs, cols), self.vector(outputs), kernel, stride, dilation, channels, bins)
 

@@ -97,9 +97,7 @@ def test_language_model_tells_homophones_apart(arpa: Path) -> None:
 
 def test_score_is_the_sum_of_its_parts(arpa: Path) -> None:
     config = DecodingConfig(lm_weight=0.7, word_score=0.3)
-    hypothesis = BeamDecoder(PHONES, LEXICON, arpa, config).decode(
-        posteriors("K AE T - T UW", PHONES), FRAME_S
-    )
+    hypothesis = BeamDecoder(PHONES, LEXICON, arpa, config).decode(posteriors("K AE T - T UW", PHONES), FRAME_S)
     acoustic = 6 * math.log(0.9)
     language = (-1.0 - 0.1 - 1.0) * math.log(10)  # CAT, TO after CAT, end
     assert hypothesis.score == pytest.approx(acoustic + 0.7 * language + 2 * 0.3, abs=1e-4)
@@ -116,9 +114,7 @@ def test_weights_change_without_building_again(arpa: Path) -> None:
 
 
 def test_word_times() -> None:
-    hypothesis = BeamDecoder(PHONES, LEXICON).decode(
-        posteriors("- - K AE AE T T - - - T - EH N N -", PHONES), 0.5
-    )
+    hypothesis = BeamDecoder(PHONES, LEXICON).decode(posteriors("- - K AE AE T T - - - T - EH N N -", PHONES), 0.5)
     assert [(w.text, w.start_s, w.end_s) for w in hypothesis.words] == [("CAT", 1.0, 3.5), ("TEN", 5.0, 7.5)]
     assert PHONES.decode(hypothesis.tokens) == "K AE T T EH N"
 
@@ -144,9 +140,7 @@ def test_characters_with_a_lexicon(path: str, end_s: float) -> None:
 
 
 def test_pieces_with_a_lexicon() -> None:
-    pieces = Tokens(
-        "bpe", ("<blank>", "\u2581A", "B", "C", "\u2581", "A"), (0.0, 0.0, -1.0, -2.0, -3.0, -4.0)
-    )
+    pieces = Tokens("bpe", ("<blank>", "\u2581A", "B", "C", "\u2581", "A"), (0.0, 0.0, -1.0, -2.0, -3.0, -4.0))
     decoder = BeamDecoder(pieces, pieces.spelled(["AB", "CAB"]))
     assert text_of(decoder, "\u2581A B B - \u2581 C - A B") == "AB CAB"
 
@@ -170,9 +164,7 @@ def test_without_a_lexicon_a_token_model_is_used(tmp_path: Path) -> None:
 @settings(max_examples=40, deadline=None)
 @given(frames=st.integers(0, 12), seed=st.integers(0, 999), cuts=st.lists(st.integers(0, 12), max_size=3))
 def test_in_pieces_equals_whole(with_lexicon: bool, frames: int, seed: int, cuts: list[int]) -> None:
-    log_probs = log_softmax(
-        np.random.default_rng(seed).normal(0, 4, (frames, len(PHONES))).astype(np.float32)
-    )
+    log_probs = log_softmax(np.random.default_rng(seed).normal(0, 4, (frames, len(PHONES))).astype(np.float32))
     decoder = BeamDecoder(PHONES, LEXICON if with_lexicon else None)
     search = decoder.start(FRAME_S)
     for piece in np.split(log_probs, sorted(cuts)):
@@ -195,9 +187,7 @@ def test_partial_results_grow() -> None:
     assert twin.finish().text == "CAT TEN"
 
 
-def best_by_enumeration(
-    log_probs: np.ndarray, word_of: dict[int, str], word_score: float
-) -> tuple[float, str]:
+def best_by_enumeration(log_probs: np.ndarray, word_of: dict[int, str], word_score: float) -> tuple[float, str]:
     """The best of all frame paths without repeats, where each token is a word; its score and text."""
     best = (-math.inf, "")
     for path in np.ndindex(*[log_probs.shape[1]] * len(log_probs)):
@@ -215,9 +205,7 @@ def test_the_best_path_is_found(seed: int, word_score: float) -> None:
     best = log_probs.argmax(axis=1)
     log_probs = log_probs[np.append(True, best[1:] != best[:-1])]  # runs of one token would be merged
     tokens = Tokens("phone", ("<blank>", "AA", "B", "K"))
-    decoder = BeamDecoder(
-        tokens, Lexicon.from_text("A\tAA\nB\tB\n"), config=DecodingConfig(word_score=word_score)
-    )
+    decoder = BeamDecoder(tokens, Lexicon.from_text("A\tAA\nB\tB\n"), config=DecodingConfig(word_score=word_score))
     found = decoder.decode(log_probs, FRAME_S)
     score, text = best_by_enumeration(log_probs[:, :3], {1: "A", 2: "B"}, word_score)
     assert (found.score, found.text) == (pytest.approx(score, abs=1e-4), text)
@@ -231,7 +219,7 @@ def test_of_homophones_nobody_can_tell_apart_the_first_is_taken(arpa: Path) -> N
 
 def test_more_homophones_than_a_node_holds(arpa: Path) -> None:
     words = [f"W{i}" for i in range(8)] + ["TOO"]
-    lexicon = Lexicon({word: (("T", "UW"),) for word in words})
+    lexicon = Lexicon(dict.fromkeys(words, (("T", "UW"),)))
     assert text_of(BeamDecoder(PHONES, lexicon, arpa), "T UW") == "TOO"
 
 

@@ -9,9 +9,7 @@ from asr_compress.runtime.lexicon import Lexicon
 
 WORDS = st.text("ABC'", min_size=1, max_size=5)
 VARIANT = st.lists(st.sampled_from(["AA", "B", "K", "S"]), min_size=1, max_size=4).map(tuple)
-LEXICONS = st.dictionaries(WORDS, st.lists(VARIANT, min_size=1, max_size=3).map(tuple), max_size=8).map(
-    Lexicon
-)
+LEXICONS = st.dictionaries(WORDS, st.lists(VARIANT, min_size=1, max_size=3).map(tuple), max_size=8).map(Lexicon)
 
 
 @given(LEXICONS)
