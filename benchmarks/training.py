@@ -4,8 +4,8 @@
 
 A step of the base model (forward, CTC, backward, update) is timed in turn with a square float32 matrix product, so
 that both see the same machine; the ratio of their arithmetic rates is the utilization. Products of the weights alone
-are counted as the arithmetic of a step (2 operations a weight and frame, three times with the gradients), so gates, CTC and
-the optimizer cost utilization, as they should.
+are counted as the arithmetic of a step (2 operations a weight and frame, three times with the gradients), so gates, CTC
+and the optimizer cost utilization, as they should.
 """
 
 from __future__ import annotations
