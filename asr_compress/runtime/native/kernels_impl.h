@@ -137,22 +137,25 @@ inline void finish_int(I sum, float scale, const float* scales, const Output& ou
     finish(mul(to_float(sum), mul(splat(scale), load(scales))), out, n, row, end);
 }
 
-// Rows are multiplied a few at a time, to share each load of a weight. `count` rows make tiles of nearly equal height,
-// `most` at most.
-inline int tile_height(int first, int count, int most) {
-    int left = count - first, tiles = (left + most - 1) / most;
-    return (left + tiles - 1) / tiles;
-}
+// Rows are multiplied a few at a time, to share each load of a weight: tiles of nearly equal height, `most` at most.
+struct Tiles {
+    int count, low, higher;  // the first `higher` tiles have low + 1 rows, the others low
+
+    Tiles(int rows, int most) : count((rows + most - 1) / most) {
+        low = count ? rows / count : 0;
+        higher = rows - low * count;
+    }
+    int height(int tile) const { return low + (tile < higher); }
+};
 
 // Where the quads of a tile's rows stand side by side, so that they are read in order: [quads][height][4].
 inline int8_t* packed_tile(const Codes& x, int first, int height, size_t quads) {
     return height == 1 ? const_cast<int8_t*>(x.codes) + first * x.stride : x.packed + first * quads * kQuad;
 }
 
-template <int MOST>
-inline void pack_all(const Codes& x, size_t quads) {
-    for (int first = 0, height; first < x.count; first += height) {
-        height = tile_height(first, x.count, MOST);
+inline void pack(const Codes& x, const Tiles& tiles, size_t quads) {
+    for (int tile = 0, first = 0; tile < tiles.count; first += tiles.height(tile++)) {
+        int height = tiles.height(tile);
         if (height == 1) continue;
         int8_t* packed = packed_tile(x, first, height, quads);
         for (int r = 0; r < height; r++) {
@@ -163,31 +166,27 @@ inline void pack_all(const Codes& x, size_t quads) {
     }
 }
 
-// Calls body.run<height>() for a height known only at run time.
+// Calls body.run<height>(unit, first) for a height known only at run time.
 template <int MOST, class Body>
-inline void with_height(int height, const Body& body) {
+inline void with_height(int height, const Body& body, int unit, int first) {
     if constexpr (MOST > 1) {
-        if (height != MOST) return with_height<MOST - 1>(height, body);
+        if (height != MOST) return with_height<MOST - 1>(height, body, unit, first);
     }
-    body.template run<MOST>();
+    body.template run<MOST>(unit, first);
 }
 
-// Runs make(first row) for each tile of `count` rows.
-template <int MOST, class Make>
-inline void each_tile(int count, const Make& make) {
-    for (int first = 0, height; first < count; first += height) {
-        height = tile_height(first, count, MOST);
-        with_height<MOST>(height, make(first));
+// Runs every tile of rows against every unit of weights (a panel or a strip): unit after unit, so that weights come
+// from far away once. Units are visited from either end.
+template <int MOST, class Body>
+inline void each(int units, const Tiles& tiles, bool backwards, const Body& body) {
+    int unit = backwards ? units - 1 : 0, step = backwards ? -1 : 1;
+    if (tiles.count == 1 && tiles.low == 1) {
+        for (int left = units; left > 0; left--, unit += step) body.template run<1>(unit, 0);
+        return;
     }
-}
-
-// Calls visit(p) for every p below count, from either end.
-template <class Visit>
-inline void each(int count, bool backwards, const Visit& visit) {
-    if (backwards)
-        for (int p = count - 1; p >= 0; p--) visit(p);
-    else
-        for (int p = 0; p < count; p++) visit(p);
+    for (int left = units; left > 0; left--, unit += step)
+        for (int tile = 0, first = 0; tile < tiles.count; first += tiles.height(tile++))
+            with_height<MOST>(tiles.height(tile), body, unit, first);
 }
 
 // How many strips of a panel so many rows go down at once, for their sums to just fit the registers.
@@ -197,19 +196,18 @@ constexpr int strips_for(int rows) {
 }
 
 struct DenseInt8Tile {
-    const DenseInt8& w;
-    const Codes& x;
-    const Output& out;
-    int panel, first;
+    const DenseInt8 w;  // copies, which stay in registers
+    const Codes x;
+    const Output out;
 
     template <int ROWS>
-    void run() const {
+    void run(int panel, int first) const {
         constexpr int strips = strips_for(ROWS);
-        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(strip);
+        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(panel, strip, first);
     }
 
     template <int ROWS, int STRIPS>
-    void down(int strip) const {
+    void down(int panel, int strip, int first) const {
         constexpr int chains = 4 * ROWS * STRIPS <= kSums ? 2 : 1;  // too few sums do not hide the latency
         const int8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.quads * kStrips + strip) * kTileBytes;
         const int8_t* quad = packed_tile(x, first, ROWS, w.quads);
@@ -253,21 +251,19 @@ struct DenseInt8Tile {
 };
 
 void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
-    pack_all<kDenseRows>(x, w.quads);
-    each(w.panels, out.backwards, [&](int panel) {
-        each_tile<kDenseRows>(x.count, [&](int first) { return DenseInt8Tile{w, x, out, panel, first}; });
-    });
+    Tiles tiles(x.count, kDenseRows);
+    pack(x, tiles, static_cast<size_t>(w.quads));
+    each<kDenseRows>(w.panels, tiles, out.backwards, DenseInt8Tile{w, x, out});
 }
 
 struct BlockInt8Tile {
-    const BlockInt8& w;
-    const Codes& x;
-    const Output& out;
-    int strip, first;
-    size_t quads;
+    const BlockInt8 w;
+    const Codes x;
+    const Output out;
+    const size_t quads;
 
     template <int ROWS>
-    void run() const {
+    void run(int strip, int first) const {
         constexpr int chains = ROWS == 1 ? kBlockChains : 1;
         const int8_t* packed = packed_tile(x, first, ROWS, quads);
         I sum[chains][ROWS];
@@ -302,21 +298,19 @@ struct BlockInt8Tile {
 
 void block_int8(const BlockInt8& w, const Codes& x, const Output& out) {
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
-    pack_all<kRows>(x, quads);
-    each(w.strips, out.backwards, [&](int strip) {
-        each_tile<kRows>(x.count, [&](int first) { return BlockInt8Tile{w, x, out, strip, first, quads}; });
-    });
+    Tiles tiles(x.count, kRows);
+    pack(x, tiles, quads);
+    each<kRows>(w.strips, tiles, out.backwards, BlockInt8Tile{w, x, out, quads});
 }
 
 struct BlockInt4Tile {
-    const BlockInt4& w;
-    const Codes& x;
-    const Output& out;
-    int strip, first;
-    size_t quads;
+    const BlockInt4 w;
+    const Codes x;
+    const Output out;
+    const size_t quads;
 
     template <int ROWS>
-    void run() const {
+    void run(int strip, int first) const {
         constexpr int chains = ROWS == 1 ? 2 : 1;
         const int8_t* packed = packed_tile(x, first, ROWS, quads);
         const uint8_t* multipliers = w.multipliers + static_cast<size_t>(w.groups[strip]) * kLanes;
@@ -353,26 +347,24 @@ struct BlockInt4Tile {
 
 void block_int4(const BlockInt4& w, const Codes& x, const Output& out) {
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
-    pack_all<kRows>(x, quads);
-    each(w.strips, out.backwards, [&](int strip) {
-        each_tile<kRows>(x.count, [&](int first) { return BlockInt4Tile{w, x, out, strip, first, quads}; });
-    });
+    Tiles tiles(x.count, kRows);
+    pack(x, tiles, quads);
+    each<kRows>(w.strips, tiles, out.backwards, BlockInt4Tile{w, x, out, quads});
 }
 
 struct GroupInt4Tile {
-    const GroupInt4& w;
-    const Codes& x;
-    const Output& out;
-    int panel, first;
+    const GroupInt4 w;
+    const Codes x;
+    const Output out;
 
     template <int ROWS>
-    void run() const {
+    void run(int panel, int first) const {
         constexpr int strips = strips_for(2 * ROWS);  // each has a sum of the group and a total
-        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(strip);
+        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(panel, strip, first);
     }
 
     template <int ROWS, int STRIPS>
-    void down(int strip) const {
+    void down(int panel, int strip, int first) const {
         size_t quads = static_cast<size_t>(w.octets) * 2;
         const uint8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.octets * kStrips + strip) * kTileBytes;
         const uint8_t* multipliers = w.multipliers + (static_cast<size_t>(panel) * w.groups * kStrips + strip) * kLanes;
@@ -438,26 +430,24 @@ inline void sum_groups(const GroupInt4& w, const Codes& x) {
 
 void group_int4(const GroupInt4& w, const Codes& x, const Output& out) {
     sum_groups(w, x);
-    pack_all<kRows>(x, static_cast<size_t>(w.octets) * 2);
-    each(w.panels, out.backwards, [&](int panel) {
-        each_tile<kRows>(x.count, [&](int first) { return GroupInt4Tile{w, x, out, panel, first}; });
-    });
+    Tiles tiles(x.count, kRows);
+    pack(x, tiles, static_cast<size_t>(w.octets) * 2);
+    each<kRows>(w.panels, tiles, out.backwards, GroupInt4Tile{w, x, out});
 }
 
 struct DenseF32Tile {
-    const DenseF32& w;
-    const float* const* x;
-    const Output& out;
-    int panel, first;
+    const DenseF32 w;
+    const float* const* const x;
+    const Output out;
 
     template <int ROWS>
-    void run() const {
+    void run(int panel, int first) const {
         constexpr int strips = strips_for(ROWS);
-        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(strip);
+        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(panel, strip, first);
     }
 
     template <int ROWS, int STRIPS>
-    void down(int strip) const {
+    void down(int panel, int strip, int first) const {
         const float* tile = w.tiles + (static_cast<size_t>(panel) * w.cols * kStrips + strip) * kLanes;
         const float* rows[ROWS];
         UNROLL for (int r = 0; r < ROWS; r++) rows[r] = x[first + r];
@@ -483,9 +473,7 @@ struct DenseF32Tile {
 };
 
 void dense_f32(const DenseF32& w, const float* const* x, int count, const Output& out) {
-    each(w.panels, out.backwards, [&](int panel) {
-        each_tile<kDenseRows>(count, [&](int first) { return DenseF32Tile{w, x, out, panel, first}; });
-    });
+    each<kDenseRows>(w.panels, Tiles(count, kDenseRows), out.backwards, DenseF32Tile{w, x, out});
 }
 
 // ---- probes of the machine -----------------------------------------------------------------------------------

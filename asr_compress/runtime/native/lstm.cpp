@@ -26,6 +26,9 @@ public:
         if (d_.projection) expect(d_.projection->cols, hidden_, "columns of the projection");
         outputs_ = d_.projection ? static_cast<size_t>(d_.projection->rows) : hidden_;
         expect(d_.recurrent_map->cols, outputs_, "columns of the recurrent map");
+        // An odd number of cache lines from row to row: rows at a power of two would all fall on the same few places
+        // of the caches.
+        stride_ = ((live_ + kLanes - 1) / kLanes | 1) * kLanes;
         plan_constants(rows);
     }
 
@@ -36,7 +39,7 @@ public:
 
     size_t scratch_bytes() const {
         constexpr int batch = kMaxBatch, rows = kInputRows + kMaxBatch;
-        size_t total = scratch_for<float>(rows * live_) + scratch_for<float>(batch * live_);
+        size_t total = scratch_for<float>(rows * stride_) + scratch_for<float>(batch * stride_);
         total += scratch_for<float>(batch * hidden_) + scratch_for<float>(batch * outputs_);
         total += scratch_for<float>(4 * hidden_);
         size_t products = std::max(d_.input_map->scratch_bytes(rows), d_.recurrent_map->scratch_bytes(batch));
@@ -48,8 +51,8 @@ public:
              float* const* state, Scratch& scratch) const {
         Scratch::Frame frame(scratch);
         Work work;
-        work.inputs = scratch.take<float>((kInputRows + kMaxBatch) * live_);
-        work.gates = scratch.take<float>(kMaxBatch * live_);
+        work.inputs = scratch.take<float>((kInputRows + kMaxBatch) * stride_);
+        work.gates = scratch.take<float>(kMaxBatch * stride_);
         work.hidden = scratch.take<float>(kMaxBatch * hidden_);
         work.projected = scratch.take<float>(kMaxBatch * outputs_);
         work.all_gates = scratch.take<float>(4 * hidden_);
@@ -65,12 +68,12 @@ public:
                 for (size_t i = 0; i < n; i++)
                     pointers[rows++] = u.in[i] + (frame_of(u, i, end) - u.in_first) * inputs();
             d_.input_map->product(kernels, pointers, static_cast<int>(rows),
-                                  Output{work.inputs, live_, d_.bias.data(), 0, false}, scratch);
+                                  Output{work.inputs, stride_, d_.bias.data(), 0, false}, scratch);
             const float* inputs = work.inputs;
             for (; step < end; step++) {
                 size_t n = active_at(u, step);
                 advance(kernels, u, out_stride, step, n, inputs, state, work, scratch);
-                inputs += n * live_;
+                inputs += n * stride_;
             }
         }
     }
@@ -123,9 +126,9 @@ private:
         const float* rows[kMaxBatch];
         for (size_t i = 0; i < n; i++) rows[i] = state[i];
         d_.recurrent_map->product(kernels, rows, static_cast<int>(n),
-                                  Output{work.gates, live_, inputs, live_, backwards}, scratch);
+                                  Output{work.gates, stride_, inputs, stride_, backwards}, scratch);
         for (size_t i = 0; i < n; i++) {
-            const float* gates = work.gates + i * live_;
+            const float* gates = work.gates + i * stride_;
             if (!constant_runs_.empty()) {
                 for (const Run& run : live_runs_) std::copy_n(gates + run.from, run.count, work.all_gates + run.to);
                 gates = work.all_gates;
@@ -144,7 +147,7 @@ private:
     }
 
     Direction d_;
-    size_t live_, hidden_, outputs_;
+    size_t live_, stride_, hidden_, outputs_;
     std::vector<Run> live_runs_, constant_runs_;
 };
 
