@@ -26,6 +26,7 @@ from asr_compress.corpora.language_model import build_language_model
 from asr_compress.corpora.manifests import summarize, write_manifests
 from asr_compress.evaluation.compare import compare
 from asr_compress.evaluation.evaluate import evaluate
+from asr_compress.evaluation.recipe_page import write_results
 from asr_compress.evaluation.tuning import tune_bundle
 from asr_compress.evaluation.variants import Variant
 from asr_compress.runtime.bundle import Bundle
@@ -75,6 +76,9 @@ BUNDLES = {
     "pruned": "student/2-prune/model.safetensors",
     "pruned-int8": "student/3-int8/model.safetensors",
 }
+SYNTHETIC = (
+    "The voices are synthetic, and the models know no others: these error rates say nothing about people's speech."
+)
 SMALLEST = "pruned-int8"
 LM = "lm.arpa.gz"
 
@@ -131,8 +135,11 @@ def measure(size: Size) -> None:
     evaluate(variants, size.folder / "manifests/test.jsonl.gz", results, rounds=size.rounds)
     report = compare([results], size.folder / "report", baseline="teacher")
     report.show(Console(width=max(Console().width, 132)))
-    print("These voices are synthetic: the error rates say nothing about people's speech.")
+    print(SYNTHETIC)
     print("\n".join(f"{kind}: {path}" for kind, path in report.files.items()))
+    curves = {"teacher": size.folder / "teacher/log.jsonl", "student": size.folder / "student/1-distill/log.jsonl"}
+    title, command = "The demo: synthesized speech", "python recipes/demo/run.py"
+    write_results(size.folder / "RESULTS.md", title, command, {"test": size.folder / "report"}, curves, [SYNTHETIC])
 
 
 STAGES: dict[str, Callable[[Size], None]] = {
