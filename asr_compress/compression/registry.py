@@ -13,7 +13,7 @@ from asr_compress.compression.joint_low_rank import JointLowRank
 from asr_compress.compression.layer_removal import LayerRemoval
 from asr_compress.compression.low_rank import SVD
 from asr_compress.compression.pruning import BlockPruning, Pruning
-from asr_compress.compression.quantization import DynamicInt8
+from asr_compress.compression.quantization import DynamicInt8, Quantization
 from asr_compress.compression.regularization import Regularization
 from asr_compress.compression.structured import StructuredPruning
 from asr_compress.runtime.errors import InputError
@@ -28,6 +28,7 @@ _ALL: tuple[type[Pass], ...] = (
     SVD,
     JointLowRank,
     DynamicInt8,
+    Quantization,
     Distillation,
 )
 PASSES: dict[str, type[Pass]] = {chosen.name: chosen for chosen in _ALL}

@@ -7,15 +7,8 @@ import torch
 from torch import Tensor
 
 from asr_compress.models.maps import Map, factors_of
-from asr_compress.models.parametrizations import (
-    LowRank,
-    Mask,
-    Quantized,
-    as_matrix,
-    from_matrix,
-    kept,
-    layout_of,
-)
+from asr_compress.models.parametrizations import LowRank, Mask, as_matrix, from_matrix, kept, layout_of
+from asr_compress.models.quantizers import Quantized, Quantizer, SharedWeights
 from asr_compress.models.storage import Layout, store
 from asr_compress.runtime import formats
 from asr_compress.runtime.formats import WeightFormat
@@ -42,7 +35,7 @@ def float_matrix(item: Map) -> np.ndarray:
     weight = item.trained.detach()
     with torch.no_grad():
         for part in item.chain:
-            if isinstance(part, Quantized):
+            if isinstance(part, Quantizer):
                 break
             weight = part(weight)
     return matrix_of(weight)
@@ -76,7 +69,11 @@ def decode_into(item: Map, stored: WeightFormat) -> None:
         keep[rows] = kept_weights(stored)
         item.install(Mask(from_matrix(torch.from_numpy(keep), shape), "block" if layout == "blocks" else "weight"))
     numbers = stored_numbers(stored)
-    if numbers != "float32":
+    if isinstance(stored, formats.Codebook):
+        item.install(
+            SharedWeights(item.weight, len(stored.table), stored, masks=item.masks(), gates=item.gates, live=live)
+        )
+    elif numbers != "float32":
         scale = getattr(stored, "input_scale", None)
         item.install(Quantized(numbers, item.masks(), item.gates, scale, live, source=stored))
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from asr_compress.models.activations import Activations, quantized_steps
+
 State = tuple[Tensor, Tensor]  # h (batch, output) and c (batch, hidden)
 SATURATED = 1e4  # a gate's input at which sigmoid is 0 or 1 in every float type
 
@@ -31,10 +33,13 @@ class LSTMDirection(nn.Module):
         weight_hr: projection `(outputs, hidden)`, or None; with one, outputs < hidden (Sak et al. 2014).
         hidden_places, output_places: int64, where the units and outputs that are left stood before pruning; None
             where all are left. An `LSTM` uses them to keep the shapes that its callers know.
+        activations: quantizers of what the maps meet, to train with the engine's arithmetic step by step; None runs
+            torch's own fast LSTM.
     """
 
     hidden_places: Tensor | None
     output_places: Tensor | None
+    activations: Activations | None
 
     def __init__(
         self, inputs: int, hidden: int, projection: int = 0, bias: bool = True, reverse: bool = False, **factory: Any
@@ -49,6 +54,7 @@ class LSTMDirection(nn.Module):
         self.weight_hr = nn.Parameter(torch.empty(projection, hidden, **factory)) if projection else None
         self.register_buffer("hidden_places", None)
         self.register_buffer("output_places", None)
+        self.register_module("activations", None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -105,6 +111,8 @@ class LSTMDirection(nn.Module):
 
     def _steps(self, x: Tensor, weights: list[Tensor], state: State | None) -> tuple[Tensor, State]:
         h, c = state if state is not None else self._zero_state(x)
+        if self.activations is not None:
+            return quantized_steps(self.activations, x, weights, h, c)
         ambiguous = self.weight_hr is not None and self.hidden == self.outputs
         if ambiguous:  # torch takes h and c of equal size to mean that there is no projection: one more, silent, unit
             projection = nn.functional.pad(weights[-1], (0, 1))

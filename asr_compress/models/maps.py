@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 from asr_compress.models.adopt import LSTMCell
 from asr_compress.models.layers import Conv, Linear, Recurrent
 from asr_compress.models.lstm import LSTM, LSTMDirection
-from asr_compress.models.parametrizations import LowRank, Mask, Quantized, as_matrix, stored_sections
+from asr_compress.models.parametrizations import LowRank, Mask, as_matrix, stored_sections
+from asr_compress.models.quantizers import Quantizer
 from asr_compress.runtime.errors import InputError
 
 PARTS = {"weight_ih": "input", "weight_hh": "recurrent", "weight_hr": "projection"}
@@ -89,8 +90,8 @@ class Map:
     def masks(self) -> list[Mask]:
         return [part for part in self.chain if isinstance(part, Mask)]
 
-    def quantizer(self) -> Quantized | None:
-        return next((part for part in self.chain if isinstance(part, Quantized)), None)
+    def quantizer(self) -> Quantizer | None:
+        return next((part for part in self.chain if isinstance(part, Quantizer)), None)
 
     def install(self, part: nn.Module) -> None:
         """Put `part` behind the parametrizations that are there."""

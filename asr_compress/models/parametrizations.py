@@ -1,19 +1,18 @@
 """How a trained weight is expressed: masked, factorized, quantized. Functions of a float master weight, installed
 with `torch.nn.utils.parametrize`, so that a model trains in its compressed form and later passes keep what earlier
-ones made. `models.encode` turns them into weight formats; their order on a weight is mask, then quantizer.
+ones made. `models.encode` turns them into weight formats; their order on a weight is mask, then quantizer
+(`models.quantizers`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asr_compress.models.storage import Layout, check_storage, store
-from asr_compress.runtime.formats import WeightFormat
+from asr_compress.models.storage import Layout
 
 INT8_MAX = 127
 
@@ -85,75 +84,6 @@ def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return left, right
 
 
-class Quantized(nn.Module):
-    """The weight as its stored format means it; gradients pass straight through (Bengio et al. 2013).
-
-    Attributes:
-        numbers: "int8" (one scale a row), "int4" (two-level scales of groups), "float16", ... (`storage.NUMBERS`).
-        masks: the masks that come before it on the same weight; they say what is stored.
-        gates: gates that the rows are, 4 in an LSTM's maps; blocks do not cross them.
-        input_scale: fixed scale of the activations that the map meets; None quantizes them by their own maximum.
-        live: int64, rows that are stored at all, where an LSTM has constant gates; None when all are.
-        source: the format that the weight was decoded from. It stands as long as the weight is what it means, so
-            that integers do not drift each time a bundle is opened and saved.
-    """
-
-    def __init__(
-        self,
-        numbers: str,
-        masks: Sequence[Mask] = (),
-        gates: int = 1,
-        input_scale: float | None = None,
-        live: np.ndarray | None = None,
-        source: WeightFormat | None = None,
-    ) -> None:
-        super().__init__()
-        self.numbers, self.gates, self.input_scale, self.live = numbers, gates, input_scale, live
-        self.masks = tuple(masks)  # a tuple registers no submodules: the weight's list of parametrizations owns them
-        self.source = source
-        check_storage(numbers, self.layout)
-
-    @property
-    def layout(self) -> Layout:
-        return layout_of(self.masks)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return straight_through(weight, self.meaning(weight))
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight
-
-    @torch.no_grad()
-    def meaning(self, weight: Tensor) -> Tensor:
-        """What the stored `weight` will mean; for float32 the format's `dense()` bit for bit."""
-        if self.numbers == "float16":
-            largest = torch.finfo(torch.float16).max
-            return weight.clamp(-largest, largest).to(torch.float16).to(weight.dtype)
-        if self.numbers == "int8" and self.source is None:
-            codes, scales = int8_codes(weight)
-            return codes * scales
-        matrix = as_matrix(weight).cpu().float().numpy()
-        dense = np.zeros_like(matrix)
-        dense[slice(None) if self.live is None else self.live] = self.encode(matrix).dense()
-        return from_matrix(torch.from_numpy(dense).to(weight), weight.shape)
-
-    def encode(self, matrix: np.ndarray) -> WeightFormat:
-        """float32 (rows, cols), masks applied, as it is stored."""
-        keep, stored_rows = kept(self.masks), matrix
-        if self.live is not None:
-            stored_rows = np.ascontiguousarray(matrix[self.live])
-            keep = None if keep is None else keep[self.live]
-        if self.source is not None:
-            if np.array_equal(self.source.dense(), stored_rows):
-                return self.source
-            self.source = None  # training has moved the weight
-        sections = stored_sections(len(matrix), self.gates, self.live)
-        return store(stored_rows, self.numbers, self.layout, keep, sections, self.input_scale)
-
-    def extra_repr(self) -> str:
-        return f"{self.numbers}, {self.layout}, input_scale={self.input_scale}"
-
-
 def layout_of(masks: Sequence[Mask]) -> Layout:
     """What masks leave: blocks, single weights, or everything (rows left out are constant gates)."""
     units = {mask.unit for mask in masks}
@@ -173,31 +103,6 @@ def stored_sections(rows: int, gates: int, live: np.ndarray | None) -> tuple[int
     if live is None:
         return (rows // gates,) * gates
     return tuple(np.bincount(live // (rows // gates), minlength=gates).tolist())
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, meaning: Tensor) -> Tensor:
-        return meaning.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
-
-
-def straight_through(weight: Tensor, meaning: Tensor) -> Tensor:
-    """The value of `meaning`, the gradient of `weight`."""
-    # `weight + (meaning - weight).detach()` would round; the forward value must be the stored one to the last bit.
-    return _StraightThrough.apply(weight, meaning)
-
-
-def int8_codes(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """`formats.dense.Int8`'s rounding: integers as floats in the weight's shape, and scales that broadcast to it."""
-    largest = weight.flatten(1).abs().amax(dim=1) if weight[0].numel() else weight.new_zeros(len(weight))
-    scales = torch.where(largest > 0, largest / INT8_MAX, torch.ones_like(largest))
-    scales = scales.view(-1, *[1] * (weight.dim() - 1))
-    safe = torch.where(scales > 0, scales, torch.ones_like(scales))
-    return (weight / safe).round().clamp(-INT8_MAX, INT8_MAX), scales
 
 
 def as_matrix(weight: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.layers import Activation, Conv, Dropout, FrameStack, LayerNorm, Linear, Recurrent
 from asr_compress.models.lstm import LSTM, LSTMDirection
 from asr_compress.models.maps import Map, map_of
-from asr_compress.models.parametrizations import LowRank, Mask, Quantized
+from asr_compress.models.parametrizations import LowRank, Mask
+from asr_compress.models.quantizers import Quantizer
 from asr_compress.runtime.errors import InputError
 
 
@@ -218,8 +219,8 @@ def _places(before: Tensor | None, size: int, units: Tensor) -> Tensor:
 def _select(item: Map, kept: Tensor, dim: int) -> None:
     """Keep rows (dim 0) or columns (dim 1) of a map, of its masks too."""
     for part in item.chain:
-        if isinstance(part, LowRank | Quantized) or (isinstance(part, Mask) and part.unit == "block"):
-            what = {LowRank: "factorized", Quantized: "quantized", Mask: "in blocks"}[type(part)]
+        if isinstance(part, LowRank | Quantizer) or (isinstance(part, Mask) and part.unit == "block"):
+            what = "in blocks" if isinstance(part, Mask) else "factorized" if isinstance(part, LowRank) else "quantized"
             raise InputError(f"{item.name} is {what}; remove units before that")
     trained = item.trained
     kept = kept.to(trained.device)

@@ -13,6 +13,8 @@ from asr_compress.runtime.formats import (
     BlockSparseFloat32,
     BlockSparseInt4,
     BlockSparseInt8,
+    Codebook,
+    CodebookInt8,
     Float16,
     Float32,
     Int4,
@@ -28,9 +30,9 @@ from asr_compress.runtime.formats.sparse import sparse_pattern
 Layout = Literal["dense", "blocks", "sparse"]
 # What each layout can hold. Four bits and less have no sparse form of their own: zeros are codes like others there.
 NUMBERS: dict[str, tuple[str, ...]] = {
-    "dense": ("float32", "float16", "int8", "int4", "ternary", "binary"),
+    "dense": ("float32", "float16", "int8", "int4", "ternary", "binary", "codebook", "codebook_int8"),
     "blocks": ("float32", "int8", "int4"),
-    "sparse": ("float32", "float16", "int8", "int4", "ternary"),
+    "sparse": ("float32", "float16", "int8", "int4", "ternary", "codebook", "codebook_int8"),
 }
 
 
@@ -63,7 +65,7 @@ def store(
             return BlockSparseFloat32.encode(matrix, blocks, sections)
         return (BlockSparseInt8 if numbers == "int8" else BlockSparseInt4).encode(matrix, blocks, sections, input_scale)
     dense = _store_dense(matrix, numbers, input_scale)
-    if layout == "dense" or numbers in ("int4", "ternary"):
+    if layout == "dense" or numbers not in ("float32", "float16", "int8"):
         return dense
     sparse: WeightFormat
     if numbers == "int8":
@@ -83,6 +85,10 @@ def _store_dense(matrix: np.ndarray, numbers: str, input_scale: float | None) ->
         return Float32.encode(matrix)
     if numbers == "float16":
         return Float16.encode(matrix)
+    if numbers == "codebook":
+        return Codebook.encode(matrix)
+    if numbers == "codebook_int8":
+        return CodebookInt8.encode(matrix, input_scale=input_scale)
     if numbers == "int8":
         return Int8.encode(matrix, input_scale)
     if numbers == "int4":

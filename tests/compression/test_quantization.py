@@ -5,15 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asr_compress.compression.base import Context
+from asr_compress.compression.calibration import Seen, activation_ranges
+from asr_compress.compression.low_rank import SVD, LowRankParams
 from asr_compress.compression.pruning import BlockPruning, BlockPruningParams, Pruning, PruningParams
-from asr_compress.compression.quantization import DynamicInt8, DynamicInt8Params
+from asr_compress.compression.quantization import DynamicInt8, DynamicInt8Params, Quantization, QuantizationParams
+from asr_compress.models.activations import quantize
 from asr_compress.models.convert import from_network, to_network
 from asr_compress.models.maps import maps_of
-from asr_compress.runtime import arithmetic, formats
+from asr_compress.models.quantizers import LearnedStep
+from asr_compress.runtime import arithmetic, formats, reference
+from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.network import walk
-from tests.compression.speech import train_steps
+from tests.compression.speech import batches, train_steps
 from tests.models.small import BUILDERS, assert_close, engine_logits, logits, small
 
 
@@ -88,3 +95,214 @@ def test_straight_through() -> None:
     gradient = torch.randn(weight.shape)
     (found,) = torch.autograd.grad(weight, item.trained, gradient)
     assert torch.equal(found, gradient)
+
+
+CONTEXT = Context(batches=batches)
+
+
+def quantized(name: str = "blstm", context: Context = CONTEXT, **params: object) -> tuple[torch.nn.Module, dict]:
+    model = small(name)
+    step = Quantization(QuantizationParams(**params))
+    report = step.prepare(model, context).merged(step.finalize(model))
+    return model, report.to_json()
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.sampled_from([0.0, 1e-35, 1e-20, 1.0, 1e20]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_activations_are_quantized_as_the_engine_does(rows: int, cols: int, size: float, static: bool) -> None:
+    x = (np.random.default_rng(rows * cols).normal(size=(rows, cols)) * size).astype(np.float32)
+    scale = 0.037 if static else None
+    codes, scales = arithmetic.quantize_rows(x) if scale is None else arithmetic.quantize_static(x, scale)
+    ours, our_scales = quantize(torch.from_numpy(x), scale)
+    np.testing.assert_array_equal(ours.numpy(), codes)
+    np.testing.assert_array_equal(our_scales[:, 0].numpy(), scales)
+
+
+@pytest.mark.parametrize("name", ["lstm", "blstm", "lstmp"])
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+def test_a_simulated_step_is_the_engines(name: str, activations: str) -> None:
+    """From the same input and state: the same integers, and a next state that differs by rounding only."""
+    model = small(name)
+    step = Quantization(QuantizationParams(simulate=True, activations=activations, calibration="minmax"))
+    step.prepare(model, CONTEXT)
+    layer = to_network(model)[2]
+    layer = getattr(layer, "forward", layer) if name == "blstm" else layer
+    direction = model.layers[2].directions[0]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, direction.inputs)).astype(np.float32)
+    state = {
+        "h": rng.normal(size=direction.outputs).astype(np.float32) * 0.3,
+        "c": rng.normal(size=direction.hidden).astype(np.float32),
+    }
+    codes, scales = layer.recurrent_map.quantized_input(state["h"][None])
+    quantizer = direction.activations.recurrent
+    ours, our_scales = quantize(torch.from_numpy(state["h"][None]), quantizer.scale)
+    np.testing.assert_array_equal(ours.numpy(), codes)
+    np.testing.assert_array_equal(our_scales.numpy()[:, 0], scales)
+    integers = maps_of(model, ["layers.2.forward.recurrent"])[0].matrix.numpy() / layer.recurrent_map.scales[:, None]
+    sums = np.rint(integers).astype(np.int64) @ codes[0].astype(np.int64)
+    np.testing.assert_array_equal(sums, layer.recurrent_map.sums(codes)[0])
+    y, after = reference.run_lstm(layer, x, state)
+    with torch.no_grad():
+        h, c = (torch.from_numpy(state[key])[None] for key in ("h", "c"))
+        output, (_, next_c) = direction(torch.from_numpy(x)[None], None, (h, c))
+    np.testing.assert_allclose(output[0].numpy(), y, atol=2e-6)
+    np.testing.assert_allclose(next_c[0].numpy(), after["c"], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["lstm", "blstm", "lstmp"])
+def test_simulated_utterances_are_the_engines(name: str) -> None:
+    """The recurrence may tip a rounding here and there; logits stay near, nearer than without simulation."""
+    model = small(name)
+    step = Quantization(QuantizationParams(simulate=True))
+    step.prepare(model, CONTEXT)
+    simulated, engine = logits(model), engine_logits(to_network(model))
+    step.finalize(model)
+    plain = logits(model)
+    distance = max(np.abs(a - b).max() for a, b in zip(simulated, engine, strict=True))
+    assert distance < 0.01
+    assert distance < max(np.abs(a - b).max() for a, b in zip(plain, engine, strict=True))
+
+
+def test_simulation_trains_and_is_gone_afterwards() -> None:
+    model = small("lstm")
+    step = Quantization(QuantizationParams(simulate=True))
+    step.prepare(model, CONTEXT)
+    before = to_network(model)
+    for _ in train_steps(model, [step], 2):
+        pass
+    step.finalize(model)
+    assert all(direction.activations is None for layer in model.layers[2:6:3] for direction in layer.directions)
+    assert not model.layers[-1]._forward_pre_hooks
+    for (name, first), (_, second) in zip(walk(before), walk(to_network(model)), strict=True):
+        assert not np.array_equal(first.dense(), second.dense()), name
+
+
+@pytest.mark.parametrize("numbers", ["int4", "ternary", "binary", "codebook", "codebook_int8", "float16"])
+def test_other_numbers_with_edges_at_eight_bits(numbers: str) -> None:
+    model, report = quantized(numbers=numbers)
+    kinds = {name: stored.kind for name, stored in walk(to_network(model))}
+    narrow = numbers if numbers != "float16" else "float16"
+    assert kinds["4.forward.recurrent_map"] == kinds["2.backward.recurrent_map"] == narrow
+    edge = "int8" if numbers != "float16" else "float16"
+    assert kinds["2.forward.input_map"] == kinds["2.backward.input_map"] == kinds["6.map"] == edge
+    assert_close(logits(from_network(to_network(model)).eval()), logits(model), 1e-6)
+    assert report["figures"]["bytes"] == sum(stored.nbytes for _, stored in walk(to_network(model)))
+
+
+def test_mixed_precision() -> None:
+    model, _ = quantized(numbers="int8", maps={"recurrent": "int4", "layers.5.*": "float16"})
+    kinds = {name: stored.kind for name, stored in walk(to_network(model))}
+    assert kinds["2.forward.recurrent_map"] == "int4" and kinds["4.forward.recurrent_map"] == "float16"
+    assert kinds["4.backward.input_map"] == "float16" and kinds["6.map"] == "int8"
+
+
+@pytest.mark.parametrize("numbers", ["int8", "int4"])
+def test_learned_steps(numbers: str) -> None:
+    """They are trained, and what is stored is what was trained."""
+    model = small()
+    step = Quantization(QuantizationParams(numbers=numbers, steps="learned"))
+    step.prepare(model, CONTEXT)
+    steps = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith(".steps")}
+    assert len(steps) == len(maps_of(model))
+    for _ in train_steps(model, [step], 3):
+        pass
+    moved = [not torch.equal(steps[name], p) for name, p in model.named_parameters() if name in steps]
+    assert all(moved)
+    for (_, stored), item in zip(walk(to_network(model)), maps_of(model), strict=True):
+        np.testing.assert_array_equal(item.matrix.numpy(), stored.dense())
+
+
+def test_learned_steps_lower_the_error_of_clipped_weights() -> None:
+    """Gradient descent on the steps alone finds a better int4 grid than the one it began with."""
+    torch.manual_seed(0)
+    weight = torch.randn(16, 64)
+    layer = torch.nn.Linear(64, 16)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight", LearnedStep(layer.weight, "int4"))
+    with torch.no_grad():
+        layer.parametrizations.weight[0].steps.mul_(2.0)
+    steps = layer.parametrizations.weight[0].steps
+    optimizer = torch.optim.Adam([steps], lr=5e-5)
+    errors = []
+    for _ in range(60):
+        error = (layer.weight - weight).square().sum()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.7 * errors[0]
+
+
+def test_shared_weights_train_their_table() -> None:
+    model = small("lstm")
+    step = Quantization(QuantizationParams(numbers="codebook", edges="same", entries=8))
+    step.prepare(model, CONTEXT)
+    tables = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith(".table")}
+    for _ in train_steps(model, [step], 2):
+        pass
+    assert all(not torch.equal(p, tables[n]) for n, p in model.named_parameters() if n in tables)
+    for (_, stored), item in zip(walk(to_network(model)), maps_of(model), strict=True):
+        assert isinstance(stored, formats.Codebook) and len(stored.table) == 8
+        np.testing.assert_array_equal(item.matrix.numpy(), stored.dense())
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("calibration", ["minmax", "percentile", "mse"])
+def test_static_scales(name: str, calibration: str) -> None:
+    model, report = quantized(name, activations="static", calibration=calibration)
+    network = to_network(model)
+    for stored_name, stored in walk(network):
+        assert stored.input_scale is not None and stored.input_scale > 0, stored_name
+    assert all("input_scale" in figures for figures in report["touched"].values())
+    assert_close(engine_logits(network), logits(model), 0.2)
+
+
+@pytest.mark.parametrize("name", ["lstm", "blstm", "lstmp", "ds2"])
+def test_ranges_are_what_the_maps_meet(name: str) -> None:
+    """The largest magnitude that the engine gives to each map, utterance by utterance."""
+    model = small(name)
+    seen = activation_ranges(model, batches())
+    largest: dict[int, float] = {}
+    network = to_network(model)
+    products = {id(stored): stored_name for stored_name, stored in walk(network)}
+    original = formats.Float32.product
+
+    def watched(self: formats.Float32, x: np.ndarray) -> np.ndarray:
+        largest[id(self)] = max(largest.get(id(self), 0.0), float(np.abs(x).max(initial=0)))
+        return original(self, x)
+
+    formats.Float32.product = watched  # type: ignore[method-assign]
+    try:
+        for batch in batches():
+            for row, length in enumerate(batch.feature_lengths.tolist()):
+                x = batch.features[row, :length].numpy()
+                for layer in network:
+                    x, _ = reference.run(layer, x, reference.start(layer, x.shape[1]), True)
+    finally:
+        formats.Float32.product = original  # type: ignore[method-assign]
+    for item, (key, stored_name) in zip(maps_of(model), products.items(), strict=True):
+        assert seen[item.name].largest == pytest.approx(largest[key], rel=1e-4), stored_name
+
+
+def test_factors_are_calibrated_too() -> None:
+    model = small()
+    SVD(LowRankParams(rank=4)).prepare(model, Context(strict=False))
+    seen = activation_ranges(model, batches())
+    names = [item.name for item in maps_of(model) if item.factor]
+    assert names and all(seen[name].largest > 0 for name in names)
+
+
+def test_calibration_methods() -> None:
+    seen = Seen()
+    seen.add(torch.cat([torch.linspace(0, 1, 19_000), torch.tensor([3.0])]))
+    assert seen.scale("minmax", 99) == pytest.approx(3 / 127)
+    assert seen.scale("percentile", 90) == pytest.approx(0.9 / 127, rel=0.01)
+    assert 0.9 / 127 < seen.scale("mse", 99) < 2.9 / 127
+    assert Seen().scale("mse", 99) == 1.0
+
+
+def test_static_needs_speech() -> None:
+    with pytest.raises(InputError, match="quantization: needs speech"):
+        quantized(context=Context(), activations="static")

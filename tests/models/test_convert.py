@@ -13,7 +13,8 @@ from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.convert import from_network, to_network
 from asr_compress.models.encode import kept_weights, stored_layout
 from asr_compress.models.maps import Map, constant_rows, factors_of, make_constant, maps_of
-from asr_compress.models.parametrizations import LowRank, Mask, Quantized
+from asr_compress.models.parametrizations import LowRank, Mask
+from asr_compress.models.quantizers import LearnedStep, Quantized, SharedWeights
 from asr_compress.models.zoo import build_model
 from asr_compress.runtime import formats, network
 from asr_compress.runtime.errors import InputError
@@ -57,8 +58,13 @@ def compress(model: AcousticModel, how: str) -> AcousticModel:
             item.install(Mask(torch.rand(item.weight.shape, generator=generator) < 0.3, "weight"))
         elif parts[0] == "blocks":
             item.install(Mask(keep_blocks(item, 0.4), "block"))
-        if parts[-1] in ("int8", "int4", "float16", "ternary"):
-            item.install(Quantized(parts[-1], item.masks(), item.gates))
+        details = {"masks": item.masks(), "gates": item.gates}
+        if parts[-1].startswith("learned"):
+            item.install(LearnedStep(item.weight, parts[-1].removeprefix("learned-"), **details))
+        elif parts[-1] == "shared":
+            item.install(SharedWeights(item.weight, 9, **details))
+        elif parts[-1] not in ("weights", "blocks"):
+            item.install(Quantized(parts[-1], **details))
     return model
 
 
@@ -73,6 +79,14 @@ KINDS = {
     "blocks": formats.BlockSparseFloat32,
     "blocks+int8": formats.BlockSparseInt8,
     "blocks+int4": formats.BlockSparseInt4,
+    "binary": formats.Binary,
+    "codebook_int8": formats.CodebookInt8,
+    "shared": formats.Codebook,
+    "weights+shared": formats.Codebook,
+    "learned-int8": formats.Int8,
+    "learned-int4": formats.Int4,
+    "weights+learned-int8": formats.SparseInt8,
+    "blocks+learned-int8": formats.BlockSparseInt8,
     "lowrank": formats.LowRank,
     "lowrank+int8": formats.LowRank,
 }
@@ -121,7 +135,7 @@ def test_formats_survive_the_way_into_torch(how: str) -> None:
         np.testing.assert_allclose(item.matrix.numpy(), stored.dense(), rtol=1e-6, atol=1e-7, err_msg=name)
 
 
-@pytest.mark.parametrize("how", ["blocks+int8", "weights", "lowrank", "int4"])
+@pytest.mark.parametrize("how", ["blocks+int8", "weights", "lowrank", "int4", "shared"])
 def test_form_is_kept_in_training(how: str) -> None:
     net = to_network(compress(small(), how))
     model = from_network(net).train()
