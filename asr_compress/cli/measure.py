@@ -11,6 +11,8 @@ from asr_compress.cli.output import show_json
 from asr_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from asr_compress.evaluation.variants import Variant
 
 WIDTH = 132  # a line that a narrow terminal breaks reads better than cells a few letters wide
@@ -138,7 +140,7 @@ def benchmark(
     if json:
         show_json([{"title": table.title, "rows": table.rows, "notes": table.notes} for table in tables])
     for table in [] if json else tables:
-        table.show()
+        table.show(_console())
 
 
 def gate(
@@ -209,8 +211,6 @@ def _named(bundles: list[Path]) -> dict[str, Path]:
 
 
 def _show(report: object, json: bool) -> None:
-    from rich.console import Console
-
     from asr_compress.evaluation import table
     from asr_compress.evaluation.compare import Report
 
@@ -218,4 +218,10 @@ def _show(report: object, json: bool) -> None:
     if json:
         show_json({"title": report.title, "rows": table.plain(report.rows), "notes": report.notes})
     else:
-        report.show(Console(width=max(Console().width, WIDTH)))
+        report.show(_console())
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=max(Console().width, WIDTH))
