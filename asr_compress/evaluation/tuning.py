@@ -16,8 +16,8 @@ from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.recognizer import Recognizer, make_decoder
 
-LM_WEIGHTS = (0.4, 0.7, 1.0, 1.3, 1.6, 2.0)
-WORD_SCORES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+LM_WEIGHTS = (0.3, 0.5, 0.7, 1.0, 1.4)
+WORD_SCORES = (-1.0, 0.0, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
