@@ -120,21 +120,30 @@ void quantize(const float* x, size_t cols, float fixed_scale, uint8_t offset, in
 
 #define UNROLL _Pragma("GCC unroll 32")
 
-// A strip's rows of the result: all 16 of them, or only those below `end`.
-inline void finish(F value, const Output& out, int n, int row, int end) {
-    float* y = out.out + n * out.stride + row;
-    const float* extra = out.add ? out.add + n * out.add_stride + row : nullptr;
-    if (row + kLanes <= end) {
-        store(y, extra ? add(value, load(extra)) : value);
+// Writes a strip's sums, ROWS of them, at `row` and on: all 16 rows of weights, or only those below `end`.
+template <int ROWS>
+inline __attribute__((always_inline)) void finish(const F (&sum)[ROWS], const Output& out, int first, int row, int end) {
+    float* y = out.out + first * out.stride + row;
+    if (row + kLanes <= end && out.add) {
+        const float* extra = out.add + first * out.add_stride + row;
+        UNROLL for (int r = 0; r < ROWS; r++, y += out.stride, extra += out.add_stride)
+            store(y, add(sum[r], load(extra)));
     } else if (row < end) {
-        size_t left = static_cast<size_t>(end - row);
-        store_n(y, extra ? add(value, load_n(extra, left)) : value, left);
+        size_t left = end - row < kLanes ? static_cast<size_t>(end - row) : kLanes;
+        const float* extra = out.add ? out.add + first * out.add_stride + row : nullptr;
+        UNROLL for (int r = 0; r < ROWS; r++, y += out.stride, extra += out.add_stride)
+            store_n(y, extra ? add(sum[r], load_n(extra, left)) : sum[r], left);
     }
 }
 
-// `scales`: of the strip's rows.
-inline void finish_int(I sum, float scale, const float* scales, const Output& out, int n, int row, int end) {
-    finish(mul(to_float(sum), mul(splat(scale), load(scales))), out, n, row, end);
+// `scales`: of the strip's rows of weights.
+template <int ROWS>
+inline __attribute__((always_inline)) void finish(const I (&sum)[ROWS], const Codes& x, const float* scales,
+                                                  const Output& out, int first, int row, int end) {
+    F scaled[ROWS];
+    UNROLL for (int r = 0; r < ROWS; r++)
+        scaled[r] = mul(to_float(sum[r]), mul(splat(x.scales[first + r]), load(scales)));
+    finish(scaled, out, first, row, end);
 }
 
 // Rows are multiplied a few at a time, to share each load of a weight: tiles of nearly equal height, `most` at most.
@@ -153,12 +162,38 @@ inline int8_t* packed_tile(const Codes& x, int first, int height, size_t quads) 
     return height == 1 ? const_cast<int8_t*>(x.codes) + first * x.stride : x.packed + first * quads * kQuad;
 }
 
+// Four rows, four quads at a time: a transposition of 32-bit numbers.
+inline void pack_four(const int8_t* rows, size_t stride, size_t quads, int8_t* packed, int height, int r) {
+    using Four = int32_t __attribute__((vector_size(16)));
+    size_t k = 0;
+    for (; k + 4 <= quads; k += 4) {
+        Four a, b, c, d;
+        __builtin_memcpy(&a, rows + k * kQuad, sizeof a);
+        __builtin_memcpy(&b, rows + stride + k * kQuad, sizeof b);
+        __builtin_memcpy(&c, rows + 2 * stride + k * kQuad, sizeof c);
+        __builtin_memcpy(&d, rows + 3 * stride + k * kQuad, sizeof d);
+        Four ab_low = {a[0], b[0], a[1], b[1]}, ab_high = {a[2], b[2], a[3], b[3]};
+        Four cd_low = {c[0], d[0], c[1], d[1]}, cd_high = {c[2], d[2], c[3], d[3]};
+        Four columns[4] = {{ab_low[0], ab_low[1], cd_low[0], cd_low[1]},
+                           {ab_low[2], ab_low[3], cd_low[2], cd_low[3]},
+                           {ab_high[0], ab_high[1], cd_high[0], cd_high[1]},
+                           {ab_high[2], ab_high[3], cd_high[2], cd_high[3]}};
+        for (int i = 0; i < 4; i++)
+            __builtin_memcpy(packed + ((k + i) * height + r) * kQuad, &columns[i], sizeof columns[i]);
+    }
+    for (; k < quads; k++)
+        for (int i = 0; i < 4; i++)
+            __builtin_memcpy(packed + (k * height + r + i) * kQuad, rows + i * stride + k * kQuad, kQuad);
+}
+
 inline void pack(const Codes& x, const Tiles& tiles, size_t quads) {
     for (int tile = 0, first = 0; tile < tiles.count; first += tiles.height(tile++)) {
         int height = tiles.height(tile);
         if (height == 1) continue;
         int8_t* packed = packed_tile(x, first, height, quads);
-        for (int r = 0; r < height; r++) {
+        int r = 0;
+        for (; r + 4 <= height; r += 4) pack_four(x.codes + (first + r) * x.stride, x.stride, quads, packed, height, r);
+        for (; r < height; r++) {
             const int8_t* row = x.codes + (first + r) * x.stride;
             for (size_t k = 0; k < quads; k++)
                 __builtin_memcpy(packed + (k * height + r) * kQuad, row + k * kQuad, kQuad);
@@ -212,12 +247,12 @@ struct DenseInt8Tile {
         const int8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.quads * kStrips + strip) * kTileBytes;
         const int8_t* quad = packed_tile(x, first, ROWS, w.quads);
         int row = panel * kPanelRows + strip * kLanes;
-        I sum[chains][ROWS][STRIPS];
+        I sum[chains][STRIPS][ROWS];
         UNROLL for (int s = 0; s < STRIPS; s++) {
             I start = load_i(w.correction + row + s * kLanes);
             UNROLL for (int r = 0; r < ROWS; r++) {
-                sum[0][r][s] = start;
-                if constexpr (chains > 1) sum[1][r][s] = splat_i(0);
+                sum[0][s][r] = start;
+                if constexpr (chains > 1) sum[1][s][r] = splat_i(0);
             }
         }
         int k = 0;
@@ -229,23 +264,23 @@ struct DenseInt8Tile {
             }
         }
         if (chains > 1 && k < w.quads) step(sum[0], quad, tile);
-        UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < STRIPS; s++) {
-                I total = chains > 1 ? add_i(sum[0][r][s], sum[chains - 1][r][s]) : sum[0][r][s];
-                int start = row + s * kLanes;
-                finish_int(total, x.scales[first + r], w.scales + start, out, first + r, start, w.rows);
+        UNROLL for (int s = 0; s < STRIPS; s++) {
+            if constexpr (chains > 1) {
+                UNROLL for (int r = 0; r < ROWS; r++) sum[0][s][r] = add_i(sum[0][s][r], sum[1][s][r]);
             }
+            int start = row + s * kLanes;
+            finish(sum[0][s], x, w.scales + start, out, first, start, w.rows);
         }
     }
 
     template <int ROWS, int STRIPS>
-    static inline __attribute__((always_inline)) void step(I (&sum)[ROWS][STRIPS], const int8_t* quad,
+    static inline __attribute__((always_inline)) void step(I (&sum)[STRIPS][ROWS], const int8_t* quad,
                                                            const int8_t* tile) {
         Tile weights[STRIPS];
         UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = load_tile(tile + s * kTileBytes);
         UNROLL for (int r = 0; r < ROWS; r++) {
             Quad activations = load_quad(quad + r * kQuad);
-            UNROLL for (int s = 0; s < STRIPS; s++) sum[r][s] = dot(sum[r][s], activations, weights[s]);
+            UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = dot(sum[s][r], activations, weights[s]);
         }
     }
 };
@@ -281,12 +316,10 @@ struct BlockInt8Tile {
         }
         for (; quad < end; quad++, tile += kTileBytes)
             step<ROWS>(sum[0], packed + static_cast<size_t>(*quad) * (ROWS * kQuad), tile);
-        UNROLL for (int r = 0; r < ROWS; r++) {
-            I total = sum[0][r];
-            UNROLL for (int chain = 1; chain < chains; chain++) total = add_i(total, sum[chain][r]);
-            finish_int(total, x.scales[first + r], w.scales + strip * kLanes, out, first + r, w.first_rows[strip],
-                       w.first_rows[strip + 1]);
+        UNROLL for (int chain = 1; chain < chains; chain++) {
+            UNROLL for (int r = 0; r < ROWS; r++) sum[0][r] = add_i(sum[0][r], sum[chain][r]);
         }
+        finish(sum[0], x, w.scales + strip * kLanes, out, first, w.first_rows[strip], w.first_rows[strip + 1]);
     }
 
     template <int ROWS>
@@ -339,9 +372,7 @@ struct BlockInt4Tile {
                 total[r] = add_i(total[r], mul_i(signed_sum(group), factor));
             }
         }
-        UNROLL for (int r = 0; r < ROWS; r++)
-            finish_int(total[r], x.scales[first + r], w.scales + strip * kLanes, out, first + r, w.first_rows[strip],
-                       w.first_rows[strip + 1]);
+        finish(total, x, w.scales + strip * kLanes, out, first, w.first_rows[strip], w.first_rows[strip + 1]);
     }
 };
 
@@ -369,15 +400,15 @@ struct GroupInt4Tile {
         const uint8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.octets * kStrips + strip) * kTileBytes;
         const uint8_t* multipliers = w.multipliers + (static_cast<size_t>(panel) * w.groups * kStrips + strip) * kLanes;
         const int8_t* quad = packed_tile(x, first, ROWS, quads);
-        I total[ROWS][STRIPS];
+        I total[STRIPS][ROWS];
         UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < STRIPS; s++) total[r][s] = splat_i(0);
+            UNROLL for (int s = 0; s < STRIPS; s++) total[s][r] = splat_i(0);
         }
         for (int group = 0; group < w.groups; group++, multipliers += kPanelRows) {
-            I sum[ROWS][STRIPS];
+            I sum[STRIPS][ROWS];
             UNROLL for (int r = 0; r < ROWS; r++) {
                 I start = splat_i(x.sums[static_cast<size_t>(first + r) * w.groups + group]);
-                UNROLL for (int s = 0; s < STRIPS; s++) sum[r][s] = start;
+                UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = start;
             }
             int left = w.octets - group * w.group_octets;
             for (int k = left < w.group_octets ? left : w.group_octets; k > 0; k--) {
@@ -387,28 +418,26 @@ struct GroupInt4Tile {
             }
             UNROLL for (int s = 0; s < STRIPS; s++) {
                 Multipliers factor = load_multipliers(multipliers + s * kLanes);
-                UNROLL for (int r = 0; r < ROWS; r++) total[r][s] = add_scaled(total[r][s], sum[r][s], factor);
+                UNROLL for (int r = 0; r < ROWS; r++) total[s][r] = add_scaled(total[s][r], sum[s][r], factor);
             }
         }
         int row = panel * kPanelRows + strip * kLanes;
-        UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < STRIPS; s++) {
-                int start = row + s * kLanes;
-                finish_int(total[r][s], x.scales[first + r], w.scales + start, out, first + r, start, w.rows);
-            }
+        UNROLL for (int s = 0; s < STRIPS; s++) {
+            int start = row + s * kLanes;
+            finish(total[s], x, w.scales + start, out, first, start, w.rows);
         }
     }
 
     template <int ROWS, int STRIPS>
-    static inline __attribute__((always_inline)) void step(I (&sum)[ROWS][STRIPS], const int8_t* quad,
+    static inline __attribute__((always_inline)) void step(I (&sum)[STRIPS][ROWS], const int8_t* quad,
                                                            const uint8_t* tile) {
         UNROLL for (int s = 0; s < STRIPS; s++) {
             Tile both = load_tile(tile + s * kTileBytes);
             Tile low = low_nibbles(both), high = high_nibbles(both);
             UNROLL for (int r = 0; r < ROWS; r++)
-                sum[r][s] = dot_unsigned(sum[r][s], load_quad(quad + r * kQuad), low);
+                sum[s][r] = dot_unsigned(sum[s][r], quad + r * kQuad, low);
             UNROLL for (int r = 0; r < ROWS; r++)
-                sum[r][s] = dot_unsigned(sum[r][s], load_quad(quad + (ROWS + r) * kQuad), high);
+                sum[s][r] = dot_unsigned(sum[s][r], quad + (ROWS + r) * kQuad, high);
         }
     }
 };
@@ -451,9 +480,9 @@ struct DenseF32Tile {
         const float* tile = w.tiles + (static_cast<size_t>(panel) * w.cols * kStrips + strip) * kLanes;
         const float* rows[ROWS];
         UNROLL for (int r = 0; r < ROWS; r++) rows[r] = x[first + r];
-        F sum[ROWS][STRIPS];
+        F sum[STRIPS][ROWS];
         UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < STRIPS; s++) sum[r][s] = splat(0.0f);
+            UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = splat(0.0f);
         }
         for (int k = 0; k < w.cols; k++, tile += kPanelRows) {
             F weights[STRIPS];
@@ -461,14 +490,11 @@ struct DenseF32Tile {
             UNROLL for (int r = 0; r < ROWS; r++) {
                 F value = splat(rows[r][k]);
                 UNROLL for (int s = 0; s < STRIPS; s++)
-                    sum[r][s] = add(sum[r][s], mul(value, weights[s]));
+                    sum[s][r] = add(sum[s][r], mul(value, weights[s]));
             }
         }
         int row = panel * kPanelRows + strip * kLanes;
-        UNROLL for (int r = 0; r < ROWS; r++) {
-            UNROLL for (int s = 0; s < STRIPS; s++)
-                finish(sum[r][s], out, first + r, row + s * kLanes, w.rows);
-        }
+        UNROLL for (int s = 0; s < STRIPS; s++) finish(sum[s], out, first, row + s * kLanes, w.rows);
     }
 };
 

@@ -93,7 +93,8 @@ inline I dot(I sum, Quad x, Tile w) {
     return {add_pairs(sum.a, x.magnitudes, _mm256_sign_epi8(w.a, x.signs)),
             add_pairs(sum.b, x.magnitudes, _mm256_sign_epi8(w.b, x.signs))};
 }
-inline I dot_unsigned(I sum, Quad x, Tile w) {
+inline I dot_unsigned(I sum, const int8_t* quad, Tile w) {
+    Quad x = load_quad(quad);
     return {add_pairs(sum.a, w.a, x.signs), add_pairs(sum.b, w.b, x.signs)};
 }
 // total + sum * multiplier, for sums that fit int16: their low halves are multiplied, the high halves by zero.

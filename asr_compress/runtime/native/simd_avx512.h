@@ -60,9 +60,10 @@ inline I dot(I sum, Quad x, Tile w) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
     return sum;
 }
-// The weights unsigned, the activations signed.
-inline I dot_unsigned(I sum, Quad x, Tile w) {
-    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+// The weights unsigned, the activations signed; as the last operand, the quad is repeated as it is loaded.
+inline I dot_unsigned(I sum, const int8_t* quad, Tile w) {
+    using Bytes = const int8_t (*)[4];
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*reinterpret_cast<Bytes>(quad)));
     return sum;
 }
 // total + sum * multiplier, for sums that fit int16: their low halves are multiplied, the high halves by zero.

@@ -78,7 +78,8 @@ inline Quad load_quad(const int8_t* p) {
 inline I dot(const I& sum, Quad x, const Tile& w) {
     return parts<I>([&](int i) { return vdotq_s32(sum.v[i], w.v[i], x); });
 }
-inline I dot_unsigned(const I& sum, Quad x, const Tile& w) { return dot(sum, x, w); }  // nibbles fit int8
+// Nibbles fit int8.
+inline I dot_unsigned(const I& sum, const int8_t* quad, const Tile& w) { return dot(sum, load_quad(quad), w); }
 using Multipliers = I;
 inline Multipliers load_multipliers(const uint8_t* p) {
     uint8x16_t bytes = vld1q_u8(p);

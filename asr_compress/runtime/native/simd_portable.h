@@ -84,7 +84,8 @@ inline I dot(const I& sum, const Quad& x, const Tile& w) {
         return sum.v[l] + x.v[0] * row[0] + x.v[1] * row[1] + x.v[2] * row[2] + x.v[3] * row[3];
     });
 }
-inline I dot_unsigned(const I& sum, const Quad& x, const Tile& w) { return dot(sum, x, w); }  // nibbles fit int8
+// Nibbles fit int8.
+inline I dot_unsigned(const I& sum, const int8_t* quad, const Tile& w) { return dot(sum, load_quad(quad), w); }
 using Multipliers = I;
 inline Multipliers load_multipliers(const uint8_t* p) { return lanes<I>([&](int l) { return p[l]; }); }
 inline I add_scaled(const I& total, const I& sum, const Multipliers& factor) {
