@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from asr_compress.models.maps import AUXILIARY
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.tokens import Tokens
 
@@ -70,6 +71,7 @@ class Context:
         seed: for every random choice.
         tokens: what the logits stand for.
         start: the bundle that compression began with.
+        dev: the dev set, in batches; each call starts anew. None without data.
         batches: speech for calibration and statistics, without augmentation; each call starts anew. None without data.
         measure: the model's quality on the dev set. None without data.
     """
@@ -80,6 +82,7 @@ class Context:
     tokens: Tokens | None = None
     start: Path | None = None
     batches: Callable[[], Iterable[Batch]] | None = None
+    dev: Callable[[], Iterable[Batch]] | None = None
     measure: Callable[[nn.Module], Quality] | None = None
 
     def speech(self, reader: str) -> Iterable[Batch]:
@@ -91,6 +94,16 @@ class Context:
         if self.batches is None:
             raise InputError(f"{reader}: needs speech; give the recipe `train` and `dev` manifests")
         return self.batches()
+
+    def dev_speech(self, reader: str) -> Iterable[Batch]:
+        """The dev set, for the pass named `reader`.
+
+        Raises:
+            InputError: the recipe names no data.
+        """
+        if self.dev is None:
+            raise InputError(f"{reader}: needs a dev set; give the recipe `dev` manifests")
+        return self.dev()
 
     def quality(self, model: nn.Module, reader: str) -> Quality:
         """The model on the dev set, for the pass named `reader`.
@@ -192,6 +205,13 @@ class Pass:
     def finalize(self, model: nn.Module) -> Report:
         """Leave the model in its compressed form and say what came out."""
         return Report()
+
+
+def auxiliary(model: nn.Module) -> nn.ModuleDict:
+    """Where passes keep modules that only training needs: they train and are saved with the model, and end with it."""
+    if not hasattr(model, AUXILIARY):
+        model.add_module(AUXILIARY, nn.ModuleDict())
+    return cast(nn.ModuleDict, getattr(model, AUXILIARY))
 
 
 @torch.no_grad()

@@ -162,6 +162,7 @@ class _Runner:
             from asr_compress.training.validation import validate
 
             dev = list(speech.dev.epoch(0, shortest_first=True))
+            context.dev = lambda: dev
             context.batches = lambda: calibration(speech, self.recipe.calibration_s)
             context.measure = lambda model: validate(model, dev, bundle.tokens, next(model.parameters()).device)
         return context

@@ -7,14 +7,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from asr_compress.compression.base import Pass
+from asr_compress.compression.blank_bias import BlankBias
 from asr_compress.compression.distillation import Distillation
 from asr_compress.compression.gate_pruning import GatePruning
+from asr_compress.compression.guided_ctc import GuidedCtc
+from asr_compress.compression.hidden_regression import HiddenRegression
+from asr_compress.compression.intermediate_ctc import IntermediateCtc
 from asr_compress.compression.joint_low_rank import JointLowRank
 from asr_compress.compression.layer_removal import LayerRemoval
 from asr_compress.compression.low_rank import SVD
 from asr_compress.compression.pruning import BlockPruning, Pruning
 from asr_compress.compression.quantization import DynamicInt8, Quantization
 from asr_compress.compression.regularization import Regularization
+from asr_compress.compression.sequence_distillation import SequenceDistillation
 from asr_compress.compression.structured import StructuredPruning
 from asr_compress.runtime.errors import InputError
 
@@ -30,6 +35,11 @@ _ALL: tuple[type[Pass], ...] = (
     DynamicInt8,
     Quantization,
     Distillation,
+    SequenceDistillation,
+    GuidedCtc,
+    IntermediateCtc,
+    HiddenRegression,
+    BlankBias,
 )
 PASSES: dict[str, type[Pass]] = {chosen.name: chosen for chosen in _ALL}
 

@@ -157,7 +157,7 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Posteriors:
         """Log probabilities for the frames of `batch`, which are not masked."""
-        keys = [_key(name, frames[:n]) for name, frames, n in _rows(batch)]
+        keys = keys_of(batch)
         found = {key: self.cache.get(key) for key in keys}
         if any(value is None for value in found.values()):
             computed = self._compute(batch)
@@ -185,8 +185,10 @@ class Teacher:
         return Posteriors((total / len(self.models)).clamp_min(1e-30).log(), lengths)
 
 
-def _rows(batch: Batch) -> list[tuple[str, Tensor, int]]:
-    return list(zip(batch.ids, batch.features, batch.feature_lengths.tolist(), strict=True))
+def keys_of(batch: Batch) -> list[str]:
+    """Name and content of each utterance: the same audio played faster is another key."""
+    rows = zip(batch.ids, batch.features, batch.feature_lengths.tolist(), strict=True)
+    return [_key(name, frames[:length]) for name, frames, length in rows]
 
 
 def _key(utterance: str, frames: Tensor) -> str:
@@ -195,30 +197,39 @@ def _key(utterance: str, frames: Tensor) -> str:
 
 
 def at_rate(posteriors: Posteriors, lengths: Tensor, frames: int) -> Posteriors:
-    """The teacher's posteriors at the student's frame rate.
+    """The teacher's posteriors at the student's frame rate, by `resample_frames`.
 
     Args:
         posteriors: `(batch, frames', tokens)`.
         lengths: int64 `(batch,)`, the student's output lengths; the same audio as the teacher's.
         frames: the student's padded length.
-
-    Returns:
-        Log probabilities `(batch, frames, tokens)`: a student's frame gets the mean of the teacher's frames that begin
-        in it, or, where the teacher is the slower, the frame that it lies in.
     """
     if torch.equal(posteriors.lengths, lengths):
-        return Posteriors(_fit(posteriors.log_probs, frames), lengths)
-    batch, _, tokens = posteriors.log_probs.shape
-    probs = posteriors.log_probs.exp()
-    out = probs.new_zeros(batch, frames, tokens)
-    for row, (theirs, ours) in enumerate(zip(posteriors.lengths.tolist(), lengths.tolist(), strict=True)):
-        edges = [index * theirs // ours for index in range(ours + 1)]
-        for index in range(ours):
-            start = min(edges[index], theirs - 1)
-            out[row, index] = probs[row, start : max(start + 1, edges[index + 1])].mean(dim=0)
-    return Posteriors(out.clamp_min(1e-30).log(), lengths)
+        return Posteriors(fit(posteriors.log_probs, frames), lengths)
+    probs = resample_frames(posteriors.log_probs.exp(), posteriors.lengths, lengths, frames)
+    return Posteriors(probs.clamp_min(1e-30).log(), lengths)
 
 
-def _fit(log_probs: Tensor, frames: int) -> Tensor:
-    short = frames - log_probs.shape[1]
-    return torch.nn.functional.pad(log_probs, (0, 0, 0, short)) if short > 0 else log_probs[:, :frames]
+def resample_frames(values: Tensor, theirs: Tensor, ours: Tensor, frames: int) -> Tensor:
+    """Frames of one rate at another: `(batch, frames', features)` to `(batch, frames, features)`.
+
+    A new frame gets the mean of the old ones that begin in it, or, where the new rate is faster, the one it lies in.
+
+    Args:
+        theirs, ours: int64 `(batch,)`, lengths before and after.
+    """
+    if torch.equal(theirs.cpu(), ours.cpu()):
+        return fit(values, frames)
+    out = values.new_zeros(len(values), frames, values.shape[2])
+    for row, (old, new) in enumerate(zip(theirs.tolist(), ours.tolist(), strict=True)):
+        edges = [index * old // new for index in range(new + 1)]
+        for index in range(new):
+            start = min(edges[index], old - 1)
+            out[row, index] = values[row, start : max(start + 1, edges[index + 1])].mean(dim=0)
+    return out
+
+
+def fit(values: Tensor, frames: int) -> Tensor:
+    """`(batch, frames', features)` cut or padded with zeros to `frames`."""
+    short = frames - values.shape[1]
+    return torch.nn.functional.pad(values, (0, 0, 0, short)) if short > 0 else values[:, :frames]
