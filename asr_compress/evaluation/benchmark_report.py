@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asr_compress.evaluation.records import read_lines
-from asr_compress.evaluation.table import markdown_table
+from asr_compress.evaluation.table import digits, markdown_table, spread_text
 from asr_compress.evaluation.timing import Spread, percentiles
 
 Cells = dict[str, str]
@@ -93,8 +93,8 @@ def _throughput(lines: list[Line]) -> tuple[list[Cells], list[str]]:
                 "variant": case[0],
                 "batch": str(case[1]),
                 "order": case[2],
-                "RTFx (min-max)": _spread([line["audio_s"] / line["seconds"] for line in done]),
-                "RTFx of the model": _spread([line["audio_s"] / line["model_s"] for line in done]),
+                "RTFx (min-max)": spread_text(Spread.of([line["audio_s"] / line["seconds"] for line in done])),
+                "RTFx of the model": spread_text(Spread.of([line["audio_s"] / line["model_s"] for line in done])),
                 "RTF of features / model / decoding": " / ".join(f"{share:.2g}" for share in shares),
                 "padding %": f"{100 * done[0]['padding']:.1f}",
             }
@@ -126,10 +126,5 @@ def _streaming(lines: list[Line]) -> tuple[list[Cells], list[str]]:
     return rows, ["A chunk's time includes its partial text. p99 of chunks is n/a (-) below 1000 of them."]
 
 
-def _spread(values: list[float]) -> str:
-    spread = Spread.of(values)
-    return f"{spread.median:.3g} ({spread.minimum:.3g}\u2011{spread.maximum:.3g})"
-
-
 def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1000 * seconds:.3g}"
+    return "-" if seconds is None else digits(1000 * seconds)

@@ -140,7 +140,8 @@ def _notes(results: Results, scored: Scored, rows: Sequence[Row], scope: Scope, 
         "excludes zero.",
         f"RTF and latency {_SCOPES[scope]} ({scope}), files read apart; median (smallest-largest) of "
         f"{' or '.join(map(str, rounds))} rounds in which variants took turns; latency by utterance, its median round. "
-        "MACs and energy a second of audio. Peak memory and load time of a fresh process a variant.",
+        "On disk: the bundle, whatever an engine makes of it. MACs and energy a second of audio. Peak memory and load "
+        "time of a fresh process a variant.",
     ]
     for run in results.runs:
         e = run.environment

@@ -229,7 +229,13 @@ class _Session:
         """Write that the run is complete."""
         spent = self._spent()
         self.journal.write([{"kind": "done", **spent}])
-        return Finished(self.journal.path, self.journal.run, **spent)
+        finished = Finished(self.journal.path, self.journal.run, **spent)
+        if self.progress:
+            _console.print(
+                f"took {finished.wall_s:.0f} s: {finished.setup_s:.0f} preparing, {finished.timed_s:.0f} recognizing, "
+                f"{finished.read_s:.0f} reading files; the harness itself {100 * finished.overhead:.1f} %"
+            )
+        return finished
 
     def _block(self, round_: int, number: int, block: list[Reference]) -> None:
         """One block, every variant in its turn. Only the last of its lines says what was spent: then it is whole."""

@@ -45,6 +45,11 @@ class Section:
     columns: tuple[Column, ...]
 
 
+def digits(value: float) -> str:
+    """Three significant digits, without an exponent for large numbers."""
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+
+
 def bytes_text(count: float) -> str:
     """1234567 -> "1.23 MB" (powers of ten, as disks are sold)."""
     return _scaled(count, ("B", "kB", "MB", "GB"))
@@ -76,17 +81,18 @@ def _end(value: float) -> str:
     return "?" if math.isnan(value) else f"{100 * value:.2f}"
 
 
-def _spread(spread: Spread) -> str:
+def spread_text(spread: Spread) -> str:
+    """Median, and in brackets the smallest and the largest."""
     # No-break hyphen: a terminal that must break a cell shall do it before the bracket.
-    return f"{spread.median:.3g} ({spread.minimum:.3g}\u2011{spread.maximum:.3g})"
+    return f"{digits(spread.median)} ({digits(spread.minimum)}\u2011{digits(spread.maximum)})"
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.3g}"
+    return digits(1000 * seconds)
 
 
 def _factor(value: float) -> str:
-    return f"{value:.3g}x"
+    return f"{digits(value)}x"
 
 
 def _accuracy(value: Callable[[Accuracy], Value]) -> Callable[[Row], Value]:
@@ -137,8 +143,8 @@ ACCURACY = Section(
 SPEED = Section(
     "Speed",
     (
-        Column("rtf", "RTF (min-max)", _speed(lambda s: s.rtf), _spread),
-        Column("rtfx", "RTFx (min-max)", _speed(lambda s: s.rtfx), _spread),
+        Column("rtf", "RTF (min-max)", _speed(lambda s: s.rtf), spread_text),
+        Column("rtfx", "RTFx (min-max)", _speed(lambda s: s.rtfx), spread_text),
         Column("stages", "RTF of features / model / decoding", _speed(_stages)),
         Column("p50_s", "p50 ms", _speed(lambda s: s.latency_s[50]), _milliseconds),
         Column("p90_s", "p90 ms", _speed(lambda s: s.latency_s[90]), _milliseconds),
