@@ -35,6 +35,7 @@ for verb in (
     train.train,
     compress.compress,
     compress.passes,
+    compress.sensitivity,
     measure.evaluate,
     measure.compare,
     measure.benchmark,

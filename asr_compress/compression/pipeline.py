@@ -115,9 +115,7 @@ class _Runner:
         before = None if fresh else self._effect(model, bundle.network, context)
         reports = [step.prepare(model, context) for step in passes]
         if stage.budget is not None and speech is not None:
-            self.say(f"stage {stage.name}: training")
-            config = stage.budget.config(self.recipe, bundle.features.to_json())
-            self.train_fn(model, bundle.tokens, speech, config, folder, passes)
+            entry["rounds"] = self._train(stage, stage.budget, model, bundle, speech, context, folder, passes)
         reports = [report.merged(step.finalize(model)) for report, step in zip(reports, passes, strict=True)]
         network = finished(model)
         after = self._effect(from_network(network), network, context)
@@ -129,6 +127,31 @@ class _Runner:
             path.write_text(json.dumps(entry, indent=2))
         self.say(f"stage {stage.name}: {_summary(before, after)}")
         return result
+
+    def _train(
+        self,
+        stage: Stage,
+        budget: Budget,
+        model: AcousticModel,
+        bundle: Bundle,
+        speech: Speech,
+        context: Context,
+        folder: Path,
+        passes: list[Pass],
+    ) -> list[float]:
+        """Train once, or again until the target is met; the error on dev after each round."""
+        config = budget.config(self.recipe, bundle.features.to_json())
+        errors: list[float] = []
+        for number in range(budget.rounds):
+            place = folder if budget.rounds == 1 else folder / f"round-{number + 1}"
+            seeded = config.model_copy(update={"seed": config.seed + number})
+            self.say(f"stage {stage.name}: training")
+            self.train_fn(model, bundle.tokens, speech, seeded, place, passes)
+            errors.append(context.quality(model, stage.name).error)
+            if budget.target_error is None or errors[-1] <= budget.target_error:
+                break
+            self.say(f"stage {stage.name}: dev error {errors[-1]:.2%}, target {budget.target_error:.2%}")
+        return errors
 
     def _done(self, path: Path, entry: dict[str, Any], bundle: Bundle) -> Bundle | None:
         if not path.exists():

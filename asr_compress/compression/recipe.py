@@ -34,7 +34,8 @@ _ANY_MODEL = next(iter(ZOO))  # a training run's configuration names a model; he
 class Budget(BaseModel):
     """How a stage trains: keys of a training run, with defaults for going on from a trained model.
 
-    `dropout` is the rate after each LSTM layer.
+    `dropout` is the rate after each LSTM layer. With a `target_error` the stage trains again, up to `rounds` times,
+    until the error on dev is no higher: the classic loop of training, measuring and going on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,10 +52,12 @@ class Budget(BaseModel):
     device: str = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    target_error: Annotated[float, Field(ge=0)] | None = None
+    rounds: Annotated[int, Field(ge=1)] = 1
 
     def config(self, recipe: Recipe, features: dict[str, Any]) -> TrainConfig:
         """The configuration of the training run."""
-        values = self.model_dump(exclude={"dropout"})
+        values = self.model_dump(exclude={"dropout", "target_error", "rounds"})
         return TrainConfig(
             model=_ANY_MODEL, train=recipe.train, dev=recipe.dev, features=features, seed=recipe.seed, **values
         )

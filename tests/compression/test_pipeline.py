@@ -6,53 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-import torch
 
 from asr_compress.compression.pipeline import compress, replayed
 from asr_compress.compression.recipe import Recipe
-from asr_compress.corpora.manifests import write_manifests
-from asr_compress.corpora.utterances import Utterance, to_cuts
-from asr_compress.models.convert import to_network
-from asr_compress.models.zoo import Size, blstm
 from asr_compress.runtime import formats
 from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.engine import Engine
 from asr_compress.runtime.errors import InputError
-from asr_compress.runtime.features import FeatureConfig
 from asr_compress.runtime.network import walk
-from asr_compress.runtime.tokens import Tokens
-
-BINS = 20
-
-
-@pytest.fixture
-def bundle_path(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    model = blstm(Size(2, 19, dropout=0.0), len(Tokens.characters()), BINS)
-    path = tmp_path / "start.safetensors"
-    history = [{"step": "train", "note": "made up"}]
-    Bundle(to_network(model), FeatureConfig(bins=BINS), Tokens.characters(), model={"name": "x"}, history=history).save(
-        path
-    )
-    return path
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> dict[str, list[str]]:
-    """A few seconds of noise that says A or BE."""
-    chance = np.random.default_rng(0)
-    items = []
-    for index in range(16):
-        audio = tmp_path / f"u{index}.wav"
-        soundfile.write(audio, chance.normal(size=int(16000 * (0.4 + 0.3 * chance.random()))) * 0.1, 16000)
-        items.append(Utterance(f"u{index:02d}", audio, ("A", "BE")[index % 2], f"s{index % 4}", "made up"))
-    paths = write_manifests(
-        {"train": to_cuts("train", items[:12], problems=[]), "dev": to_cuts("dev", items[12:], problems=[])},
-        tmp_path / "manifests",
-    )
-    return {"train": [str(paths["train"])], "dev": [str(paths["dev"])]}
-
 
 TRAINING = {"epochs": 2, "batch_s": 3.0, "device": "cpu", "augment": {"speeds": [1.0], "time_masks": 0}}
 STAGES = [
@@ -88,7 +49,7 @@ def test_without_data(bundle_path: Path, tmp_path: Path) -> None:
 def test_save_and_load_give_the_same_output(bundle_path: Path, tmp_path: Path) -> None:
     recipe = Recipe.from_json({"stages": STAGES[1:]})
     result = compress(bundle_path, recipe, tmp_path / "run")
-    frames = np.random.default_rng(1).normal(size=(30, BINS)).astype(np.float32)
+    frames = np.random.default_rng(1).normal(size=(30, 20)).astype(np.float32)
     loaded = Bundle.load(tmp_path / "run/model.safetensors")
     first, second = (Engine(bundle.network, backend="reference").run(frames) for bundle in (result, loaded))
     np.testing.assert_array_equal(first, second)
@@ -141,3 +102,11 @@ def test_student(bundle_path: Path, tmp_path: Path, data: dict[str, list[str]]) 
     result = compress(bundle_path, recipe, tmp_path / "run")
     assert result.model == {"name": "lstm-tiny"} and result.network[2].hidden == 128
     assert result.history[-1]["before"] is None and result.history[-1]["after"]["dev"]["loss"] > 0
+
+
+def test_rounds_go_on_until_the_target(bundle_path: Path, tmp_path: Path, data: dict[str, list[str]]) -> None:
+    for target, most, rounds in ((0.0, 2, 2), (1e9, 3, 1)):
+        training = {**TRAINING, "epochs": 1, "target_error": target, "rounds": most}
+        recipe = Recipe.from_json({"stages": [{"name": "more", "training": training}], **data})
+        result = compress(bundle_path, recipe, tmp_path / f"run{most}", cache=tmp_path / "cache")
+        assert len(result.history[-1]["rounds"]) == rounds

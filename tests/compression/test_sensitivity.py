@@ -1,0 +1,97 @@
+"""A scan measures what it says, in the same numbers as the whole model would, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from asr_compress.compression.base import Context
+from asr_compress.compression.dev_errors import dev_errors, utterances
+from asr_compress.compression.heat_map import heat_map
+from asr_compress.compression.pipeline import compress
+from asr_compress.compression.recipe import Recipe
+from asr_compress.compression.registry import make_pass
+from asr_compress.compression.sensitivity import STRENGTHS, probes_of, scan, scan_bundle
+from asr_compress.runtime.errors import InputError
+from tests.compression.speech import batches
+from tests.compression.test_distillation import SYMBOLS
+from tests.models.small import small
+
+
+def test_probes_cover_maps_layers_and_gates() -> None:
+    probes = probes_of(small("blstm"))
+    parts = {probe.part for probe in probes}
+    assert {"layers.2.forward.input", "layers.2", "layers.5.backward gate o", "layers.8"} <= parts
+    assert len(parts) == 4 + 4 + 1 + 2 + 4 * 4
+    assert len(probes) == (9 + 2) * len(STRENGTHS) + 16
+    assert [probe.layer for probe in probes] == sorted(probe.layer for probe in probes)
+
+
+def test_numbers_are_those_of_the_whole_model(tmp_path: Path) -> None:
+    model = small("blstm")
+    probes = [p for p in probes_of(model) if p.part in ("layers.2", "layers.5.forward.recurrent", "layers.8")]
+    lines = scan(model, batches(), SYMBOLS, tmp_path / "scan.jsonl", "x", probes)
+    assert len(lines) == 1 + len(probes) and lines[0]["part"] == "model" and lines[0]["kl"] == 0
+    exact = dev_errors(utterances(model, batches()), SYMBOLS)
+    assert lines[0]["error"] == exact.error
+    for probe, line in list(zip(probes, lines[1:], strict=True))[::5]:
+        changed = copy.deepcopy(model)
+        step = make_pass(probe.name, probe.params)
+        step.prepare(changed, Context(strict=False))
+        step.finalize(changed)
+        found = dev_errors(utterances(changed, batches()), SYMBOLS)
+        assert line["error"] == found.error and line["blank_rate"] == found.blank_rate
+        assert line["part"] == probe.part and line["kl"] >= 0
+        if "skipped" not in line:
+            assert line["bytes"] < line["bytes_before"] and line["kl"] > 0
+    assert not any(hasattr(layer, "parametrizations") for layer in model.layers)
+
+
+def test_stronger_hurts_more(tmp_path: Path) -> None:
+    lines = scan(small("blstm"), batches(), SYMBOLS, tmp_path / "scan.jsonl", "x")
+    by = {(line["part"], line["strength"]): line["kl"] for line in lines if "skipped" not in line}
+    for part in ("layers.2", "layers.5"):
+        assert by[part, "int8"] < by[part, "int4"] < by[part, "ternary"]
+        assert by[part, "blocks 50 %"] < by[part, "blocks 90 %"]
+    heat_map(lines, tmp_path / "heat.png")
+    assert (tmp_path / "heat.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    model, results = small("lstm"), tmp_path / "scan.jsonl"
+    probes = [probe for probe in probes_of(model) if probe.strength == "int4"]
+    first = scan(model, batches(), SYMBOLS, results, "x", probes[:2])
+    with results.open("a") as file:
+        file.write('{"identity": "x", "ke')
+    with results.open("a") as file:
+        file.write("\n")
+    lines = scan(model, batches(), SYMBOLS, results, "x", probes)
+    assert lines[:3] == first and len(lines) == 1 + len(probes)
+    written = [line for line in results.read_text().splitlines() if line.endswith("}")]
+    assert len(written) == len(lines)
+    scan(model, batches(), SYMBOLS, results, "x", probes)
+    assert [line for line in results.read_text().splitlines() if line.endswith("}")] == written
+    scan(model, batches(), SYMBOLS, results, "another", probes[:1])
+    assert json.loads(results.read_text().splitlines()[-1])["identity"] == "another"
+
+
+@pytest.mark.parametrize("name", ["ds2", "tdnn-lstm", "lstmp"])
+def test_other_families(name: str, tmp_path: Path) -> None:
+    model = small(name)
+    probes = [probe for probe in probes_of(model) if probe.strength == "blocks 75 %"]
+    lines = scan(model, batches(), SYMBOLS, tmp_path / "scan.jsonl", "x", probes)
+    assert len(lines) == len(probes) + 1
+
+
+def test_a_bundle_on_a_manifest(bundle_path: Path, data: dict[str, list[str]], tmp_path: Path) -> None:
+    few = STRENGTHS[:2]
+    lines = scan_bundle(bundle_path, [Path(data["dev"][0])], tmp_path / "scan", strengths=few)
+    assert {path.name for path in (tmp_path / "scan").glob("*.*")} == {"scan.jsonl", "error.png", "kl.png"}
+    assert lines == scan_bundle(bundle_path, [Path(data["dev"][0])], tmp_path / "scan", strengths=few)
+    int8 = Recipe.from_json({"stages": [{"passes": ["dynamic_int8"]}]})
+    compress(bundle_path, int8, tmp_path / "run")
+    with pytest.raises(InputError, match=r"model.safetensors: compressed already \(quantized maps\)"):
+        scan_bundle(tmp_path / "run/model.safetensors", [Path(data["dev"][0])], tmp_path / "other")
