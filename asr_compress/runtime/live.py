@@ -81,8 +81,10 @@ class LiveTranscription:
         return [*self._decode(logits), self._end_segment(self._samples / self._rate_hz)]
 
     def copy(self) -> LiveTranscription:
-        """A stream that goes on from here by itself."""
-        return self.from_state(self._bundle, self._engine, self._decoder, self._frame_s, self.state())
+        """A stream that goes on from here by itself. The decoder's search is copied, not done again."""
+        return self._restored(
+            self._bundle, self._engine, self._decoder, self._frame_s, self.state(), self._search.copy()
+        )
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `Recognizer.resume` needs, as arrays by name, for `numpy.savez` say.
@@ -102,7 +104,19 @@ class LiveTranscription:
     def from_state(
         cls, bundle: Bundle, engine: Engine, decoder: Decoder, frame_s: float, state: Mapping[str, np.ndarray]
     ) -> Self:
-        """As `Recognizer.resume`."""
+        """As `Recognizer.resume`. The search goes over all frames of the open segment again."""
+        return cls._restored(bundle, engine, decoder, frame_s, state)
+
+    @classmethod
+    def _restored(
+        cls,
+        bundle: Bundle,
+        engine: Engine,
+        decoder: Decoder,
+        frame_s: float,
+        state: Mapping[str, np.ndarray],
+        search: Search | None = None,
+    ) -> Self:
         missing = {"counts", "endpoint_s", "waveform", "log_probs"} - set(state)
         if missing:
             raise InputError(f"stream state lacks {', '.join(sorted(missing))}; give what state() returned")
@@ -110,7 +124,10 @@ class LiveTranscription:
         live = cls(bundle, engine, decoder, frame_s, stream, float(state["endpoint_s"]) or None)
         live._samples, live._first_frame, live._frames = map(int, state["counts"])
         live._features = StreamingLogMel(bundle.features, checked_samples(state["waveform"]))
-        live._search.push(np.asarray(state["log_probs"], np.float32))
+        if search is None:
+            live._search.push(np.asarray(state["log_probs"], np.float32))
+        else:
+            live._search = search
         return live
 
     @property

@@ -1,7 +1,11 @@
+"""What both searches do: the native one, and flashlight's where that was not built."""
+
 from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_compress.runtime import word_search
 from asr_compress.runtime.beam import BeamDecoder, DecodingConfig
 from asr_compress.runtime.decoding import log_softmax
 from asr_compress.runtime.errors import InputError
@@ -51,6 +56,16 @@ def arpa(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+Beam = Callable[..., BeamDecoder]
+
+
+@pytest.fixture(scope="module", params=["native", "flashlight"])
+def beam(request: pytest.FixtureRequest) -> Beam:
+    if request.param == "native" and not word_search.available():
+        pytest.skip("the extension was not built")
+    return partial(BeamDecoder, search=request.param)
+
+
 def text_of(decoder: BeamDecoder, path: str, sure: float = 0.9) -> str:
     return decoder.decode(posteriors(path, decoder.tokens, sure), FRAME_S).text
 
@@ -68,26 +83,26 @@ def text_of(decoder: BeamDecoder, path: str, sure: float = 0.9) -> str:
         ("AH AH AH", "A"),
     ],
 )
-def test_words_of_a_lexicon(path: str, text: str) -> None:
-    assert text_of(BeamDecoder(PHONES, LEXICON), path) == text
+def test_words_of_a_lexicon(beam: Beam, path: str, text: str) -> None:
+    assert text_of(beam(PHONES, LEXICON), path) == text
 
 
-def test_only_words_of_the_lexicon_come_out() -> None:
+def test_only_words_of_the_lexicon_come_out(beam: Beam) -> None:
     path = posteriors("K AE P", PHONES)
     path[2, PHONES.ids["T"]] = np.log(0.01)
-    assert BeamDecoder(PHONES, LEXICON).decode(path, FRAME_S).text == "CAT"
+    assert beam(PHONES, LEXICON).decode(path, FRAME_S).text == "CAT"
 
 
-def test_a_last_phone_that_lasts_costs_nothing() -> None:
-    decoder = BeamDecoder(PHONES, LEXICON)
+def test_a_last_phone_that_lasts_costs_nothing(beam: Beam) -> None:
+    decoder = beam(PHONES, LEXICON)
     once = decoder.decode(posteriors("K AE T", PHONES, 0.999), FRAME_S)
     thrice = decoder.decode(posteriors("K AE T T T", PHONES, 0.999), FRAME_S)
     assert once.text == thrice.text == "CAT"
     assert once.score == pytest.approx(thrice.score, abs=0.01)
 
 
-def test_language_model_tells_homophones_apart(arpa: Path) -> None:
-    decoder = BeamDecoder(PHONES, LEXICON, arpa)
+def test_language_model_tells_homophones_apart(beam: Beam, arpa: Path) -> None:
+    decoder = beam(PHONES, LEXICON, arpa)
     assert text_of(decoder, "T UW") == "TOO"
     assert text_of(decoder, "K AE T T - UW") == "CAT"  # UW alone is no word
     assert text_of(decoder, "K AE T - T UW") == "CAT TO"
@@ -95,16 +110,16 @@ def test_language_model_tells_homophones_apart(arpa: Path) -> None:
     assert text_of(decoder, "AE T") == "AT"
 
 
-def test_score_is_the_sum_of_its_parts(arpa: Path) -> None:
+def test_score_is_the_sum_of_its_parts(beam: Beam, arpa: Path) -> None:
     config = DecodingConfig(lm_weight=0.7, word_score=0.3)
-    hypothesis = BeamDecoder(PHONES, LEXICON, arpa, config).decode(posteriors("K AE T - T UW", PHONES), FRAME_S)
+    hypothesis = beam(PHONES, LEXICON, arpa, config).decode(posteriors("K AE T - T UW", PHONES), FRAME_S)
     acoustic = 6 * math.log(0.9)
     language = (-1.0 - 0.1 - 1.0) * math.log(10)  # CAT, TO after CAT, end
     assert hypothesis.score == pytest.approx(acoustic + 0.7 * language + 2 * 0.3, abs=1e-4)
 
 
-def test_weights_change_without_building_again(arpa: Path) -> None:
-    decoder = BeamDecoder(PHONES, LEXICON, arpa)
+def test_weights_change_without_building_again(beam: Beam, arpa: Path) -> None:
+    decoder = beam(PHONES, LEXICON, arpa)
     # Between A and silence, the word score decides.
     path = posteriors("AH", PHONES, 0.5)
     path[0, 0] = np.log(0.49)
@@ -113,15 +128,15 @@ def test_weights_change_without_building_again(arpa: Path) -> None:
     assert decoder.config == DecodingConfig()
 
 
-def test_word_times() -> None:
-    hypothesis = BeamDecoder(PHONES, LEXICON).decode(posteriors("- - K AE AE T T - - - T - EH N N -", PHONES), 0.5)
+def test_word_times(beam: Beam) -> None:
+    hypothesis = beam(PHONES, LEXICON).decode(posteriors("- - K AE AE T T - - - T - EH N N -", PHONES), 0.5)
     assert [(w.text, w.start_s, w.end_s) for w in hypothesis.words] == [("CAT", 1.0, 3.5), ("TEN", 5.0, 7.5)]
     assert PHONES.decode(hypothesis.tokens) == "K AE T T EH N"
 
 
-def test_sure_blanks_are_joined_and_times_kept() -> None:
+def test_sure_blanks_are_joined_and_times_kept(beam: Beam) -> None:
     path = posteriors("K AE T" + " -" * 50 + " T EH N", PHONES, 0.9999)
-    words = BeamDecoder(PHONES, LEXICON).decode(path, 0.01).words
+    words = beam(PHONES, LEXICON).decode(path, 0.01).words
     assert [(w.text, round(w.start_s, 6), round(w.end_s, 6)) for w in words] == [
         ("CAT", 0, 0.03),
         ("TEN", 0.53, 0.56),
@@ -132,20 +147,20 @@ def test_sure_blanks_are_joined_and_times_kept() -> None:
     ("path", "end_s"),
     [("C A B | | A -", 3.0), ("| C A B - | A", 3.5), ("C A B | A | -", 2.5), ("C A A B - | A A", 4.0)],
 )
-def test_characters_with_a_lexicon(path: str, end_s: float) -> None:
-    decoder = BeamDecoder(CHARACTERS, CHARACTERS.spelled(["CAB", "A", "CABA"]))
+def test_characters_with_a_lexicon(beam: Beam, path: str, end_s: float) -> None:
+    decoder = beam(CHARACTERS, CHARACTERS.spelled(["CAB", "A", "CABA"]))
     hypothesis = decoder.decode(posteriors(path, CHARACTERS), 0.5)
     assert hypothesis.text == "CAB A"
     assert hypothesis.words[-1].end_s == end_s
 
 
-def test_pieces_with_a_lexicon() -> None:
+def test_pieces_with_a_lexicon(beam: Beam) -> None:
     pieces = Tokens("bpe", ("<blank>", "\u2581A", "B", "C", "\u2581", "A"), (0.0, 0.0, -1.0, -2.0, -3.0, -4.0))
-    decoder = BeamDecoder(pieces, pieces.spelled(["AB", "CAB"]))
+    decoder = beam(pieces, pieces.spelled(["AB", "CAB"]))
     assert text_of(decoder, "\u2581A B B - \u2581 C - A B") == "AB CAB"
 
 
-def test_without_a_lexicon_a_token_model_is_used(tmp_path: Path) -> None:
+def test_without_a_lexicon_a_token_model_is_used(beam: Beam, tmp_path: Path) -> None:
     symbols = CHARACTERS.symbols[1:]
     lines = "".join(f"-1.0\t{symbol}\t0\n" for symbol in symbols)
     (tmp_path / "chars.arpa").write_text(
@@ -154,18 +169,18 @@ def test_without_a_lexicon_a_token_model_is_used(tmp_path: Path) -> None:
     )
     path = posteriors("A - C -", CHARACTERS, 0.5)
     path[2, CHARACTERS.ids["B"]] = np.log(0.45)
-    free = BeamDecoder(CHARACTERS)
+    free = beam(CHARACTERS)
     assert free.decode(path, FRAME_S).text == "AC"
-    assert BeamDecoder(CHARACTERS, lm_path=tmp_path / "chars.arpa").decode(path, FRAME_S).text == "AB"
+    assert beam(CHARACTERS, lm_path=tmp_path / "chars.arpa").decode(path, FRAME_S).text == "AB"
     assert text_of(free, "A A | B - B") == "A BB"
 
 
 @pytest.mark.parametrize("with_lexicon", [True, False])
 @settings(max_examples=40, deadline=None)
 @given(frames=st.integers(0, 12), seed=st.integers(0, 999), cuts=st.lists(st.integers(0, 12), max_size=3))
-def test_in_pieces_equals_whole(with_lexicon: bool, frames: int, seed: int, cuts: list[int]) -> None:
+def test_in_pieces_equals_whole(beam: Beam, with_lexicon: bool, frames: int, seed: int, cuts: list[int]) -> None:
     log_probs = log_softmax(np.random.default_rng(seed).normal(0, 4, (frames, len(PHONES))).astype(np.float32))
-    decoder = BeamDecoder(PHONES, LEXICON if with_lexicon else None)
+    decoder = beam(PHONES, LEXICON if with_lexicon else None)
     search = decoder.start(FRAME_S)
     for piece in np.split(log_probs, sorted(cuts)):
         search.push(piece)
@@ -175,8 +190,8 @@ def test_in_pieces_equals_whole(with_lexicon: bool, frames: int, seed: int, cuts
     assert search.finish() == decoder.decode(log_probs, FRAME_S)
 
 
-def test_partial_results_grow() -> None:
-    search = BeamDecoder(PHONES, LEXICON).start(FRAME_S)
+def test_partial_results_grow(beam: Beam) -> None:
+    search = beam(PHONES, LEXICON).start(FRAME_S)
     search.push(posteriors("K AE T - T EH", PHONES))
     assert search.partial().text == "CAT"
     search.push(posteriors("N -", PHONES))
@@ -205,34 +220,36 @@ def test_the_best_path_is_found(seed: int, word_score: float) -> None:
     best = log_probs.argmax(axis=1)
     log_probs = log_probs[np.append(True, best[1:] != best[:-1])]  # runs of one token would be merged
     tokens = Tokens("phone", ("<blank>", "AA", "B", "K"))
-    decoder = BeamDecoder(tokens, Lexicon.from_text("A\tAA\nB\tB\n"), config=DecodingConfig(word_score=word_score))
+    decoder = BeamDecoder(
+        tokens, Lexicon.from_text("A\tAA\nB\tB\n"), config=DecodingConfig(word_score=word_score), search="flashlight"
+    )
     found = decoder.decode(log_probs, FRAME_S)
     score, text = best_by_enumeration(log_probs[:, :3], {1: "A", 2: "B"}, word_score)
     assert (found.score, found.text) == (pytest.approx(score, abs=1e-4), text)
 
 
-def test_of_homophones_nobody_can_tell_apart_the_first_is_taken(arpa: Path) -> None:
+def test_of_homophones_nobody_can_tell_apart_the_first_is_taken(beam: Beam, arpa: Path) -> None:
     lexicon = Lexicon.from_text("DAB\tT UW\nDUB\tT UW\n")
-    assert text_of(BeamDecoder(PHONES, lexicon), "T UW") == "DAB"
-    assert text_of(BeamDecoder(PHONES, lexicon, arpa), "T UW - T UW") == "DAB DAB"
+    assert text_of(beam(PHONES, lexicon), "T UW") == "DAB"
+    assert text_of(beam(PHONES, lexicon, arpa), "T UW - T UW") == "DAB DAB"
 
 
-def test_more_homophones_than_a_node_holds(arpa: Path) -> None:
+def test_more_homophones_than_a_node_holds(beam: Beam, arpa: Path) -> None:
     words = [f"W{i}" for i in range(8)] + ["TOO"]
     lexicon = Lexicon(dict.fromkeys(words, (("T", "UW"),)))
-    assert text_of(BeamDecoder(PHONES, lexicon, arpa), "T UW") == "TOO"
+    assert text_of(beam(PHONES, lexicon, arpa), "T UW") == "TOO"
 
 
-def test_bad_input(tmp_path: Path) -> None:
+def test_bad_input(beam: Beam, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.arpa"):
-        BeamDecoder(PHONES, LEXICON, tmp_path / "none.arpa")
+        beam(PHONES, LEXICON, tmp_path / "none.arpa")
     (tmp_path / "text.arpa").write_text("hello\n")
     with pytest.raises(InputError, match=r"text\.arpa"):
-        BeamDecoder(PHONES, LEXICON, tmp_path / "text.arpa")
+        beam(PHONES, LEXICON, tmp_path / "text.arpa")
     with pytest.raises(InputError, match="CAT.*XX"):
-        BeamDecoder(PHONES, Lexicon.from_text("CAT\tK XX\n"))
+        beam(PHONES, Lexicon.from_text("CAT\tK XX\n"))
     with pytest.raises(InputError, match="no words"):
-        BeamDecoder(PHONES, Lexicon({}))
+        beam(PHONES, Lexicon({}))
 
 
 @pytest.mark.parametrize(
@@ -249,6 +266,6 @@ def test_weights_of_a_bundle() -> None:
     assert DecodingConfig.from_json({}) == DecodingConfig()
 
 
-def test_nothing_is_printed_while_the_model_loads(arpa: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    BeamDecoder(PHONES, LEXICON, arpa)
+def test_nothing_is_printed_while_the_model_loads(beam: Beam, arpa: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    beam(PHONES, LEXICON, arpa)
     assert capfd.readouterr() == ("", "")
