@@ -66,7 +66,7 @@ def _to_layer(layer: nn.Module) -> network.Layer:
         case layers.Activation():
             return network.Activation(layer.kind)
         case layers.Recurrent():
-            return _to_recurrent([_to_lstm(direction) for direction in layer.directions])
+            return to_recurrent_layer([to_lstm_layer(direction) for direction in layer.directions])
         case layers.LayerNorm():
             return network.LayerNorm(_array(layer.weight), _array(layer.bias), layer.eps)
         case layers.Linear():
@@ -74,11 +74,11 @@ def _to_layer(layer: nn.Module) -> network.Layer:
     raise InputError("a network has no such layer")
 
 
-def _to_recurrent(directions: list[network.LSTMLayer]) -> network.Layer:
+def to_recurrent_layer(directions: list[network.LSTMLayer]) -> network.Layer:
     return directions[0] if len(directions) == 1 else network.Bidirectional(*directions)
 
 
-def _to_lstm(direction: nn.Module) -> network.LSTMLayer:
+def to_lstm_layer(direction: nn.Module) -> network.LSTMLayer:
     assert isinstance(direction, LSTMDirection)
     bias = np.zeros(4 * direction.hidden, np.float32)
     if direction.bias_ih is not None and direction.bias_hh is not None:
