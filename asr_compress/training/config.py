@@ -64,9 +64,11 @@ class ScheduleConfig(Strict):
 
 
 class AugmentConfig(Strict):
-    """Speed perturbation (Ko et al. 2015) and SpecAugment (Park et al. 2019).
+    """Speed perturbation (Ko et al. 2015), other voices and microphones, and SpecAugment (Park et al. 2019).
 
-    SpecAugment starts after `after_epochs`: masks before the first alignments only prolong CTC's blank plateau.
+    Masks and perturbations start after `after_epochs`: before the first alignments they only prolong CTC's blank
+    plateau. `vocal_tract`, `tempo` and `channel` are off at 0: the spectrum stretched by up to that share, the pace
+    changed by up to that share without the pitch, and the deviation, in nepers, of a random frequency response.
     """
 
     speeds: tuple[Positive, ...] = (0.9, 1.0, 1.1)
@@ -74,6 +76,9 @@ class AugmentConfig(Strict):
     frequency_bins: Annotated[int, Field(ge=1)] = 27
     time_masks: Annotated[int, Field(ge=0)] = 5
     time_share: Share = 0.05
+    vocal_tract: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    tempo: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    channel: Annotated[float, Field(ge=0)] = 0.0
     after_epochs: Annotated[int, Field(ge=0)] = 2
 
     @model_validator(mode="after")
@@ -92,6 +97,8 @@ class TrainConfig(Strict):
         epochs: passes over the training set.
         batch_s: seconds of audio in a step.
         shortest_first_epochs: epochs that go from short to long utterances.
+        crf: weight of CTC-CRF's denominator (Xiang & Ou 2019), from the epoch after `shortest_first_epochs` on; 0 is
+            plain CTC, 1 the conditional random field, a little less keeps some CTC.
         cr_ctc: weight of consistency regularization (Yao et al. 2024); 0 is plain CTC. Doubles the cost of a step.
         average: dev-best epochs whose weights are averaged into the result.
         precision: `bf16` is autocast on CPU and GPU, `fp16` on a GPU only.
@@ -109,6 +116,7 @@ class TrainConfig(Strict):
     epochs: Annotated[int, Field(ge=1)] = 60
     batch_s: Positive = 60.0
     shortest_first_epochs: Annotated[int, Field(ge=0)] = 1
+    crf: Annotated[float, Field(ge=0, le=1)] = 0.0
     cr_ctc: Annotated[float, Field(ge=0)] = 0.0
     average: Annotated[int, Field(ge=1)] = 5
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,9 +20,11 @@ from asr_compress.training import schedule
 from asr_compress.training.augment import SpecAugment
 from asr_compress.training.checkpoints import average_models, load_checkpoint, save_checkpoint
 from asr_compress.training.config import OptimizerConfig, TrainConfig
+from asr_compress.training.crf import TokenBigram, log_partition
 from asr_compress.training.distributed import Processes, join
 from asr_compress.training.journal import Journal
-from asr_compress.training.objective import consistency, ctc
+from asr_compress.training.objective import consistency, ctc, frames_needed
+from asr_compress.training.perturb import Perturb
 from asr_compress.training.validation import DevResult, validate
 
 LOG_EVERY_STEPS = 20
@@ -113,6 +115,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         mean = getattr(getattr(model, "layers", [None])[0], "mean", torch.zeros(1))
         self.masks = SpecAugment(config.augment, mean.cpu())
+        self.perturb = Perturb(config.augment, config.feature_config())
+        self.bigram = TokenBigram.of(batches.labels.values(), len(tokens)) if config.crf else None
         self.progress = Progress()
         if self.checkpoint.exists():
             self.progress = Progress(**load_checkpoint(self.checkpoint, model, self.optimizer))
@@ -206,6 +210,7 @@ class Trainer:
 
     def _backward(self, batch: Batch) -> dict[str, float]:
         total = int(batch.target_lengths.sum())
+        batch = self._perturbed(batch)
         masked = self._mask(batch)
         mine = batch.rows(self.processes.rank, self.processes.count).to(self.device)
         views = [view[self.processes.rank :: self.processes.count].to(self.device) for view in masked]
@@ -218,6 +223,15 @@ class Trainer:
         self.processes.sum_gradients(self.model.parameters())
         values = {name: float(self.processes.sum(term.detach().clone())) for name, term in terms.items()}
         return {"loss": sum(values.values())} | (values if len(values) > 1 else {})
+
+    def _perturbed(self, batch: Batch) -> Batch:
+        """The batch as other voices through other microphones say it."""
+        if not self.perturb.active or self.progress.epoch < self.config.augment.after_epochs:
+            return batch
+        labels = zip(batch.targets.tolist(), batch.target_lengths.tolist(), strict=True)
+        outputs = torch.tensor([frames_needed(row[:count]) for row, count in labels])
+        features, lengths = self.perturb(batch.features, batch.feature_lengths, outputs * self.model.stride)
+        return replace(batch, features=features, feature_lengths=lengths)
 
     def _mask(self, batch: Batch) -> list[Tensor]:
         """The views of the batch that the model sees: two for consistency regularization, else one."""
@@ -238,6 +252,9 @@ class Trainer:
         weight = math.prod(getattr(hook, "ctc_weight", 1.0) for hook in self.hooks)
         likelihood = torch.stack([ctc(part, lengths, batch) for part in parts]).mean()
         terms = {"ctc": weight * likelihood / total}
+        if self.bigram is not None and self.progress.epoch >= self.config.shortest_first_epochs:
+            sums = [log_partition(part.float().log_softmax(-1), lengths, self.bigram).sum() for part in parts]
+            terms["crf"] = weight * self.config.crf * torch.stack(sums).mean() / total
         if len(parts) == 2:
             terms["consistency"] = self.config.cr_ctc * consistency(parts[0], parts[1], lengths) / total
         for hook in self.hooks:

@@ -40,7 +40,7 @@ def test_masks_are_seen_and_natural_zeros_are_not():
     make = Maker(0)
     weights = make.matrix(64, 64)
     masked = weights.copy()
-    masked[: 32] = 0
+    masked[:32] = 0
 
     def share(map_) -> float:
         return measured(Linear(map_, make.vector(64)), make.linear(64), bins=64).masked
