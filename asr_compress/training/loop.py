@@ -115,6 +115,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         mean = getattr(getattr(model, "layers", [None])[0], "mean", torch.zeros(1))
         self.masks = SpecAugment(config.augment, mean.cpu())
+        self.stride = int(getattr(model, "stride", 1))  # input frames an output frame
         self.perturb = Perturb(config.augment, config.feature_config())
         self.bigram = TokenBigram.of(batches.labels.values(), len(tokens)) if config.crf else None
         self.progress = Progress()
@@ -230,7 +231,7 @@ class Trainer:
             return batch
         labels = zip(batch.targets.tolist(), batch.target_lengths.tolist(), strict=True)
         outputs = torch.tensor([frames_needed(row[:count]) for row, count in labels])
-        features, lengths = self.perturb(batch.features, batch.feature_lengths, outputs * self.model.stride)
+        features, lengths = self.perturb(batch.features, batch.feature_lengths, outputs * self.stride)
         return replace(batch, features=features, feature_lengths=lengths)
 
     def _mask(self, batch: Batch) -> list[Tensor]:
