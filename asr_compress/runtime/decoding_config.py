@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from asr_compress.runtime.errors import InputError
+
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,9 @@ class DecodingConfig:
         beam_tokens: tokens considered at each frame, the most probable ones.
         lm_weight: weight of the language model's natural log probability. CTC is overconfident, so below one.
         word_score: added for each word; positive makes for more words. Tune it with lm_weight.
+        token_scores: added to every frame's log probabilities, one for each token, or none. Minus a share of the log
+            priors makes scaled likelihoods of a model's posteriors, and so takes the preference for the blank out of
+            them (Miao et al. 2015, "EESEN", section 3.3).
 
     Raises:
         InputError: a value out of range.
@@ -34,10 +42,14 @@ class DecodingConfig:
     beam_tokens: int = 12
     lm_weight: float = 0.5
     word_score: float = 0.0
+    token_scores: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         limits = {"beam_width": 1, "beam_tokens": 1, "beam_threshold": 0, "lm_weight": 0}
-        for name, value in asdict(self).items():
+        object.__setattr__(self, "token_scores", tuple(self.token_scores))  # JSON has lists
+        scores = {f"token_scores[{index}]": score for index, score in enumerate(self.token_scores)}
+        widths = {name: value for name, value in asdict(self).items() if name != "token_scores"}
+        for name, value in (widths | scores).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise InputError(f"decoding: {name} is {value!r}; it must be a number")
             if value < limits.get(name, -math.inf):
@@ -55,3 +67,18 @@ class DecodingConfig:
         if unknown:
             raise InputError(f"decoding: unknown {', '.join(unknown)}; allowed: {', '.join(sorted(allowed))}")
         return cls(**values)
+
+    def scored(self, log_probs: Array) -> Array:
+        """What is searched: `log_probs (frames, tokens)` with the scores of the tokens added, float32.
+
+        Raises:
+            InputError: scores for another number of tokens.
+        """
+        if not self.token_scores:
+            return log_probs
+        if len(self.token_scores) != log_probs.shape[1]:
+            raise InputError(
+                f"decoding: token_scores has {len(self.token_scores)} values for {log_probs.shape[1]} tokens; "
+                "give one for each token of the model, or none"
+            )
+        return log_probs + np.array(self.token_scores, np.float32)

@@ -37,7 +37,7 @@ class FlashlightSearch:
         """See `Search.push`."""
         log_probs = check_frames(log_probs, self._tokens)
         self._pushed.append(log_probs)
-        self._advance(*self._merger.push(log_probs))
+        self._advance(*self._merger.push(self._config.scored(log_probs)))
 
     def partial(self) -> Hypothesis:
         """The best hypothesis so far. With a lexicon, of complete words only; see `Search.partial`."""

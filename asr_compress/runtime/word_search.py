@@ -68,7 +68,7 @@ class WordGraph:
             config.lm_weight,
             word_score,
         )
-        return WordSearch(tokens, self, search, frame_s)
+        return WordSearch(tokens, self, search, config, frame_s)
 
 
 def build_word_graph(tokens: Tokens, lexicon: Lexicon | None, lm_path: str | Path | None) -> WordGraph:
@@ -131,15 +131,16 @@ def _arpa_text(path: Path) -> bytes:
 class WordSearch:
     """A search in progress. Its memory grows with the text found and the frames kept for `frames`, little else."""
 
-    def __init__(self, tokens: Tokens, graph: WordGraph, search: Any, frame_s: float) -> None:
+    def __init__(self, tokens: Tokens, graph: WordGraph, search: Any, config: DecodingConfig, frame_s: float) -> None:
         self._tokens, self._graph, self._search, self._frame_s = tokens, graph, search, frame_s
+        self._config = config
         self._pushed = [np.empty((0, len(tokens)), np.float32)]
 
     def push(self, log_probs: Array) -> None:
         """See `Search.push`."""
         log_probs = check_frames(log_probs, self._tokens)
         self._pushed.append(log_probs)
-        self._search.push(log_probs)
+        self._search.push(self._config.scored(log_probs))
 
     def partial(self) -> Hypothesis:
         """The best hypothesis so far. With a lexicon, of complete words only; see `Search.partial`."""
@@ -151,7 +152,7 @@ class WordSearch:
 
     def copy(self) -> WordSearch:
         """See `Search.copy`. It takes microseconds: nothing is searched again."""
-        twin = WordSearch(self._tokens, self._graph, self._search.copy(), self._frame_s)
+        twin = WordSearch(self._tokens, self._graph, self._search.copy(), self._config, self._frame_s)
         twin._pushed = list(self._pushed)
         return twin
 

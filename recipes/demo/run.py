@@ -119,8 +119,9 @@ def compress_teacher(size: Size) -> None:
     )
     for name, path in BUNDLES.items():
         bundle = Bundle.load(size.folder / path)
-        tuned = tune_bundle(bundle, size.folder / "manifests/dev.jsonl.gz", size.folder / LM, beam_width=BEAM_WIDTH)
-        replace(bundle, decoding=tuned).save(size.folder / f"bundles/{name}.safetensors")
+        dev = size.folder / "manifests/dev.jsonl.gz"
+        tuned, _ = tune_bundle(bundle, dev, size.folder / LM, beam_width=BEAM_WIDTH)
+        tuned.save(size.folder / f"bundles/{name}.safetensors")
 
 
 def measure(size: Size) -> None:

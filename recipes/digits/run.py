@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from asr_compress.compression.pipeline import compress
@@ -81,7 +80,7 @@ def measure(fold: str, corpora: Path) -> None:
     run = RUNS / fold
     for name, path in VARIANTS.items():
         bundle = Bundle.load(run / path)
-        tuned = replace(bundle, decoding=tune_bundle(bundle, run / "manifests/dev.jsonl.gz"))
+        tuned, _ = tune_bundle(bundle, run / "manifests/dev.jsonl.gz")
         tuned.save(run / f"tuned/{name}.safetensors")
     variants = [Variant(name, run / f"tuned/{name}.safetensors") for name in VARIANTS]
     evaluate(variants, run / "manifests/test.jsonl.gz", run / "results.jsonl", rounds=3)

@@ -128,6 +128,24 @@ def test_weights_change_without_building_again(beam: Beam, arpa: Path) -> None:
     assert decoder.config == DecodingConfig()
 
 
+def test_scores_of_tokens_are_added_to_every_frame(beam: Beam) -> None:
+    path = posteriors("- K AE AE T -", PHONES, 0.6)
+    path[3:5, 0] = np.log(0.7)  # the blank wins over AE and T
+    scores = np.zeros(len(PHONES), np.float32)
+    scores[0] = -2.0
+    plain = beam(PHONES, LEXICON)
+    scored = plain.with_config(token_scores=scores.tolist())
+    assert scored.decode(path, FRAME_S) == plain.decode(path + scores, FRAME_S)
+    search = scored.start(FRAME_S)
+    for frame in path:
+        search.push(frame[None])
+        search = search.copy()
+    assert search.finish() == scored.decode(path, FRAME_S)
+    np.testing.assert_array_equal(search.frames(), path)
+    with pytest.raises(InputError, match="token_scores has 2 values"):
+        plain.with_config(token_scores=(0.0, 1.0)).decode(path, FRAME_S)
+
+
 def test_word_times(beam: Beam) -> None:
     hypothesis = beam(PHONES, LEXICON).decode(posteriors("- - K AE AE T T - - - T - EH N N -", PHONES), 0.5)
     assert [(w.text, w.start_s, w.end_s) for w in hypothesis.words] == [("CAT", 1.0, 3.5), ("TEN", 5.0, 7.5)]
@@ -254,7 +272,14 @@ def test_bad_input(beam: Beam, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"beam": 3}, {"lm_weight": -1}, {"lm_weight": "1"}, {"beam_width": 0}, {"word_score": math.nan}],
+    [
+        {"beam": 3},
+        {"lm_weight": -1},
+        {"lm_weight": "1"},
+        {"beam_width": 0},
+        {"word_score": math.nan},
+        {"token_scores": ["a"]},
+    ],
 )
 def test_bad_weights(values: dict[str, object]) -> None:
     with pytest.raises(InputError, match="decoding"):
