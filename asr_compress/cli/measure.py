@@ -72,6 +72,9 @@ def compare(
     scope: Annotated[str, typer.Option(help="What times cover: e2e, features+model or model.")] = "e2e",
     scoring: Annotated[str, typer.Option(help="jiwer, or sclite for NIST's split of the errors.")] = "jiwer",
     speakers_fixed: SpeakersFixed = False,
+    margin: Annotated[
+        float | None, typer.Option(help="Points of WER that matter; verdicts are then by it, for low error rates.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make the table and the plots from results: Markdown, CSV, JSON, HTML, PNG and SVG, and listings of the errors.
@@ -80,6 +83,7 @@ def compare(
     Examples:
       asr-compress compare results.jsonl --out report
       asr-compress compare results.jsonl --baseline fp32 --out report
+      asr-compress compare digits.jsonl --margin 0.5 --out report
       asr-compress compare laptop.jsonl server.jsonl --scope model --out report
     """
     from asr_compress.evaluation.compare import compare as report_on
@@ -90,7 +94,10 @@ def compare(
     ):
         if value not in allowed:
             raise InputError(f"--{what} is {value!r}; choose one of {', '.join(allowed)}")
-    report = report_on(results, out, baseline, scope, scoring, speakers_fixed)  # type: ignore[arg-type]  # just checked
+    if margin is not None and not 0 < margin < 100:
+        raise InputError(f"--margin is {margin}; it is in points and must lie between 0 and 100 (0.5 is half a point)")
+    share = None if margin is None else margin / 100
+    report = report_on(results, out, baseline, scope, scoring, speakers_fixed, share)  # type: ignore[arg-type]
     _show(report, json)
     if not json:
         typer.echo("\n".join(f"{kind}: {path}" for kind, path in report.files.items()))

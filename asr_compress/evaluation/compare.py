@@ -63,6 +63,7 @@ def compare(
     scope: Scope = "e2e",
     scoring: Scoring = "jiwer",
     speakers_fixed: bool = False,
+    margin: float | None = None,
 ) -> Report:
     """Score results files together and write the report.
 
@@ -72,6 +73,8 @@ def compare(
         baseline: the row that others are compared with; the first by default.
         scope: what real-time factors and latencies cover.
         scoring: "jiwer", or "sclite" for NIST's split into S, D and I.
+        margin: absolute difference of word error rates that matters, for verdicts at low error rates (0.005 is half a
+            point); by default verdicts are about differences from zero.
         speakers_fixed: intervals for just these speakers, as for test sets of a few known ones.
 
     Raises:
@@ -80,9 +83,9 @@ def compare(
     """
     merged = load_results(results)
     scored = score_results(merged, scoring, speakers_fixed)
-    rows = summarize(scored, scope, baseline)
+    rows = summarize(scored, scope, baseline, margin)
     chosen = baseline or next(row.name for row in rows if row.first.texts)
-    notes = tuple(_notes(merged, scored, rows, scope, chosen))
+    notes = tuple(_notes(merged, scored, rows, scope, chosen, margin))
     report = Report(scored, tuple(rows), _title(merged), notes, tuple(benchmark_tables(results)), {})
     return report if out is None else _written(report, Path(out), chosen)
 
@@ -130,14 +133,15 @@ def _title(results: Results) -> str:
     )
 
 
-def _notes(results: Results, scored: Scored, rows: Sequence[Row], scope: Scope, baseline: str) -> list[str]:
+def _notes(
+    results: Results, scored: Scored, rows: Sequence[Row], scope: Scope, baseline: str, margin: float | None
+) -> list[str]:
     """How the numbers were made; a table without them means nothing."""
     counted = next(iter(scored.scores.values())).scoring
     rounds = sorted({run.settings["rounds"] for run in results.runs})
     notes = [
         f"Baseline: {baseline}. WER by {counted} counts, texts normalized by {results.normalizer!r}. 95 % intervals: "
-        f"{scored.how}; differences are paired on the same draws. Verdict: 'better' or 'worse' where that interval "
-        "excludes zero.",
+        f"{scored.how}; differences are paired on the same draws. {_verdict_note(margin)}",
         f"RTF and latency {_SCOPES[scope]} ({scope}), files read apart; median (smallest-largest) of "
         f"{' or '.join(map(str, rounds))} rounds in which variants took turns; latency by utterance, its median round. "
         "On disk: the bundle, whatever an engine makes of it. MACs and energy a second of audio. Peak memory and load "
@@ -163,6 +167,16 @@ def _notes(results: Results, scored: Scored, rows: Sequence[Row], scope: Scope, 
     unsteady = {row.name: row.accuracy.unsteady for row in rows if not isinstance(row.accuracy, table.NA)}
     notes += [f"{name}: utterances that changed between rounds: {count}." for name, count in unsteady.items() if count]
     return [*notes, *results.notes]
+
+
+def _verdict_note(margin: float | None) -> str:
+    if margin is None:
+        return "Verdict: 'better' or 'worse' where that interval excludes zero."
+    points = f"{100 * margin:g} points"
+    return (
+        f"Verdict: 'within margin' where all of that interval is below +{points}, 'beyond margin' where all of it is "
+        f"above; 'no evidence' where it is neither, or wider than +-{points}."
+    )
 
 
 def _markdown(report: Report) -> str:

@@ -13,7 +13,7 @@ from scipy.special import ndtr
 from asr_compress.evaluation.bootstrap import Interval
 from asr_compress.evaluation.wer import HIT, INSERTION
 
-Verdict = Literal["better", "worse", "no evidence"]
+Verdict = Literal["better", "worse", "no evidence", "within margin", "beyond margin"]
 _GOOD_WORDS = 2  # as many words right in both systems end a segment
 
 
@@ -114,6 +114,13 @@ def within_margin(difference: Interval, margin: float, unit: str = "%") -> Margi
     if difference.high >= 0 and difference.width > 2 * margin:
         return MarginTest(False, f"no evidence: difference is {shown}, wider than +-{limit}; use a larger test set")
     return MarginTest(True, f"difference is {shown}, within {limit}")
+
+
+def margin_verdict(difference: Interval, margin: float) -> Verdict:
+    """`within_margin` in a table's words; neither within nor surely beyond is no evidence."""
+    if within_margin(difference, margin).passed:
+        return "within margin"
+    return "beyond margin" if difference.low > margin else "no evidence"
 
 
 def _by_position(operations: str) -> tuple[list[int], list[int]]:

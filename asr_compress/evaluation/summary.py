@@ -15,7 +15,7 @@ from asr_compress.evaluation.cost import Cost
 from asr_compress.evaluation.recognition import SCOPES, Scope, in_scope
 from asr_compress.evaluation.results import VariantResult
 from asr_compress.evaluation.scoring import Scored
-from asr_compress.evaluation.significance import MatchedPairs, Verdict, mapsswe, verdict
+from asr_compress.evaluation.significance import MatchedPairs, Verdict, mapsswe, margin_verdict, verdict
 from asr_compress.evaluation.timing import ENOUGH_FOR_P99, PERCENTILES, Spread, percentiles
 from asr_compress.evaluation.wer import Counts
 from asr_compress.runtime.errors import InputError
@@ -41,12 +41,15 @@ class Comparison:
 
     Attributes:
         relative, absolute: differences of word error rates with their paired intervals; below zero is better.
-        verdict: by the relative difference, or by the absolute one where the baseline makes no errors.
+        in_points: whether the absolute difference is what counts: a margin was asked for, or the baseline makes no
+            errors.
+        verdict: by the difference that counts, and by the margin where one was asked for.
         mapsswe: NIST's test, without regard to speakers.
     """
 
     relative: Interval | NA
     absolute: Interval
+    in_points: bool
     verdict: Verdict
     mapsswe: MatchedPairs | NA
 
@@ -114,12 +117,16 @@ class Row:
         return self.results[0]
 
 
-def summarize(scored: Scored, scope: Scope = "e2e", baseline: str | None = None) -> list[Row]:
+def summarize(
+    scored: Scored, scope: Scope = "e2e", baseline: str | None = None, margin: float | None = None
+) -> list[Row]:
     """The rows of the table, in the order of the results.
 
     Args:
         scope: what the real-time factor covers.
         baseline: name of the row that others are compared with; the first one that was recognized by default.
+        margin: absolute difference of word error rates that matters (0.005 is half a point). Without one, verdicts
+            are about differences from zero.
 
     Raises:
         InputError: no row of that name, an unknown scope, or a baseline that was not recognized.
@@ -136,10 +143,10 @@ def summarize(scored: Scored, scope: Scope = "e2e", baseline: str | None = None)
     reference = [i for i in groups[baseline] if i in scored.scores]
     if not reference:
         raise InputError(f"baseline {baseline!r} was not recognized: {_reason(scored, groups[baseline])}")
-    return [_row(scored, name, members, reference, scope) for name, members in groups.items()]
+    return [_row(scored, name, members, reference, scope, margin) for name, members in groups.items()]
 
 
-def _row(scored: Scored, name: str, members: list[int], baseline: list[int], scope: Scope) -> Row:
+def _row(scored: Scored, name: str, members: list[int], baseline: list[int], scope: Scope, margin: float | None) -> Row:
     variants = [scored.results.variants[i] for i in members]
     recognized = [i for i in members if i in scored.scores]
     base = scored.results.variants[baseline[0]]
@@ -150,7 +157,7 @@ def _row(scored: Scored, name: str, members: list[int], baseline: list[int], sco
     return Row(
         name=name,
         results=tuple(variants),
-        accuracy=_accuracy(scored, recognized, baseline) if recognized else missing,
+        accuracy=_accuracy(scored, recognized, baseline, margin) if recognized else missing,
         speed=speed,
         cost=cost,
         peak_bytes=_footprint(variants[0], "peak_bytes"),
@@ -161,7 +168,7 @@ def _row(scored: Scored, name: str, members: list[int], baseline: list[int], sco
     )
 
 
-def _accuracy(scored: Scored, members: list[int], baseline: list[int]) -> Accuracy:
+def _accuracy(scored: Scored, members: list[int], baseline: list[int], margin: float | None) -> Accuracy:
     words, draws = scored.units.words, scored.draws
     errors = np.stack([scored.errors[i] for i in members], axis=1)
     scores = [scored.scores[i] for i in members]
@@ -171,8 +178,11 @@ def _accuracy(scored: Scored, members: list[int], baseline: list[int]) -> Accura
         share = bootstrap.difference(errors, theirs, words, draws, relative=True)
         relative = NA("the baseline makes no errors") if math.isnan(share.point) else share
         absolute = bootstrap.difference(errors, theirs, words, draws, relative=False)
-        shown = absolute if isinstance(relative, NA) else relative
-        against = Comparison(relative, absolute, verdict(shown), _matched_pairs(scored, members, baseline))
+        found = (
+            margin_verdict(absolute, margin) if margin else verdict(absolute if isinstance(relative, NA) else relative)
+        )
+        in_points = margin is not None or isinstance(relative, NA)
+        against = Comparison(relative, absolute, in_points, found, _matched_pairs(scored, members, baseline))
     characters = sum((corpus.characters for corpus in scores), Counts())
     return Accuracy(
         wer=bootstrap.rate(errors, words, draws),

@@ -114,6 +114,12 @@ def _matched_pairs(comparison: Comparison) -> Value:
     return test
 
 
+def _difference(comparison: Comparison) -> str:
+    if comparison.in_points or isinstance(comparison.relative, NA):
+        return f"{_signed(comparison.absolute)} points"
+    return f"{_signed(comparison.relative)} % rel."
+
+
 def _split(accuracy: Accuracy) -> str:
     words = accuracy.counts
     if not words.reference:
@@ -136,7 +142,7 @@ ACCURACY = Section(
         Column("wer", "WER % [95 %]", _accuracy(lambda a: a.wer), _percent),
         Column("sdi", "S / D / I %", _accuracy(_split)),
         Column("cer", "CER %", _accuracy(lambda a: a.cer), _rate),
-        Column("relative_difference", "WER vs baseline, % rel.", _against(lambda c: c.relative), _signed),
+        Column("difference", "WER vs baseline", _against(_difference)),
         Column("verdict", "verdict", _accuracy(lambda a: a.against.verdict if a.against else "baseline")),
     ),
 )
@@ -170,7 +176,7 @@ SECTIONS = (ACCURACY, SPEED, SIZE)
 
 
 # Columns whose parts programs get one by one.
-_PUT_TOGETHER = ("sdi", "stages")
+_PUT_TOGETHER = ("sdi", "stages", "difference")
 
 
 def _named(*keys: str) -> tuple[Column, ...]:
@@ -200,6 +206,7 @@ _DETAILS = (
     Column("insertions", "", _accuracy(lambda a: a.counts.insertions)),
     Column("failed", "", _accuracy(lambda a: a.failed)),
     Column("unsteady", "", _accuracy(lambda a: a.unsteady)),
+    Column("relative_difference", "", _against(lambda c: c.relative)),
     Column("absolute_difference", "", _against(lambda c: c.absolute)),
     Column("mapsswe_p", "", _against(_matched_pairs)),
     Column("dense_macs_per_s", "", lambda row: row.cost.dense_macs_per_s),

@@ -83,6 +83,16 @@ def test_counts_and_rates(results):
     assert rows["batched"].accuracy.against.relative.point == -1
 
 
+def test_with_a_margin_differences_and_verdicts_are_in_points(results):
+    wide, narrow = rows_of(results, margin=0.9), rows_of(results, margin=0.001)
+    assert wide["student"].accuracy.against.verdict == "within margin"
+    assert narrow["student"].accuracy.against.verdict == "no evidence"
+    assert narrow["masked"].accuracy.against.verdict == "within margin"
+    text = table.markdown(list(wide.values()))
+    assert "points" in text and "% rel." not in text
+    assert "% rel." in table.markdown(list(rows_of(results).values()))
+
+
 def test_speed_by_round_and_scope(results):
     speed = rows_of(results)["teacher"].speed
     assert (speed.rtf.median, speed.rtf.minimum, speed.rtf.maximum) == pytest.approx((0.3, 0.2, 0.4))
