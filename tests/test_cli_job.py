@@ -67,6 +67,14 @@ def test_from_recordings_to_a_bundle_that_transcribes(
     assert bundle.history[0]["config"]["epochs"] == 1
     assert bundle.history[0]["dev"]["error"] == trained["dev"]["error"]
 
+    more = call(capsys, "train", config, "--initial", trained["bundle"], "--out", tmp_path / "more")
+    assert more["dev"]["loss"] < trained["dev"]["loss"]
+    settings["model"] = "lstmp-tiny"
+    config.write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit):
+        main(["train", str(config), "--initial", trained["bundle"], "--out", str(tmp_path / "other")])
+    assert "not the model that this training is of" in capsys.readouterr().err
+
     transcript = call(capsys, "transcribe", trained["bundle"], corpus / "00.wav")
     assert transcript["duration_s"] == pytest.approx(soundfile.info(corpus / "00.wav").duration, abs=1e-3)
 

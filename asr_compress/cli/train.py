@@ -17,7 +17,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder of the run: log, checkpoints, model.safetensors.")],
-    initial: Annotated[Path | None, typer.Option(help="Run folder whose weights are the start.")] = None,
+    initial: Annotated[Path | None, typer.Option(help="Bundle of the same model: its weights are the start.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the file's.")] = None,
     device: Annotated[str | None, typer.Option(help="Instead of the file's: cpu, cuda or auto.")] = None,
     threads: Annotated[int | None, typer.Option(help="Instead of the file's.")] = None,
@@ -29,7 +29,9 @@ def train(
 
     \b
     Examples:
-      asr-compress train recipes/speechocean762/train.yaml --out runs/teacher
+      asr-compress train recipes/speechocean762/train-1-ctc.yaml --out runs/first
+      asr-compress train recipes/speechocean762/train-2-perturbed.yaml --initial runs/first/model.safetensors \\
+          --out runs/second
       asr-compress train config.yaml --out runs/short --epochs 3 --device cpu
 
     \b

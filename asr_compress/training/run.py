@@ -16,7 +16,10 @@ from asr_compress.corpora.cache import FeatureCache, cache_features, statistics
 from asr_compress.corpora.manifests import read_manifest
 from asr_compress.corpora.utterances import is_broken
 from asr_compress.models.acoustic import AcousticModel
+from asr_compress.models.convert import from_network
+from asr_compress.models.layers import Dropout
 from asr_compress.models.zoo import build_model
+from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.files import atomic_write
 from asr_compress.runtime.lexicon import Lexicon
@@ -46,11 +49,14 @@ class Speech:
     rejected: dict[str, int]
 
 
-def train_recognizer(config: TrainConfig, folder: Path, initial: Path | None = None) -> Trained:
+def train_recognizer(
+    config: TrainConfig, folder: Path, initial: Path | None = None, cache: Path | None = None
+) -> Trained:
     """Train a zoo model, or go on where the run in `folder` stopped.
 
     Args:
-        initial: a run folder whose best weights are the start.
+        initial: a bundle of the same model and tokens, whose weights are the start.
+        cache: folder of frames, which runs may share; `folder` if None.
 
     Raises:
         InputError: a manifest or lexicon that cannot be used, a training set with nothing left in it.
@@ -59,12 +65,12 @@ def train_recognizer(config: TrainConfig, folder: Path, initial: Path | None = N
     tokens, lexicon = make_tokens(config.tokens)
     torch.manual_seed(config.seed)
     model = build_model(config.model, len(tokens), config.feature_config().bins)
-    speech = load_speech(config, tokens, lexicon, model, folder / "features")
+    speech = load_speech(config, tokens, lexicon, model, (cache or folder) / "features")
     utterances = [cut.id for cut in speech.batches.cuts]
     mean, deviation = statistics(speech.batches.caches[1.0], utterances)
     model.set_normalization(torch.from_numpy(mean), torch.from_numpy(deviation))
     if initial is not None:
-        _start_from(model, initial)
+        _start_from(model, initial, tokens)
     with atomic_write(folder / "config.json") as path:
         path.write_text(config.model_dump_json(indent=2))
     with atomic_write(folder / "rejected.json") as path:
@@ -142,7 +148,18 @@ def _labels(
     return labels
 
 
-def _start_from(model: AcousticModel, initial: Path) -> None:
-    from asr_compress.training.checkpoints import load_checkpoint
-
-    load_checkpoint(initial, model, None)
+def _start_from(model: AcousticModel, initial: Path, tokens: Tokens) -> None:
+    bundle = Bundle.load(initial)
+    if bundle.tokens != tokens:
+        raise InputError(f"{initial}: its {len(bundle.tokens)} tokens are not those of this training; start anew")
+    # A network has no dropout layers, so that layers of the two have other numbers.
+    pairs = (
+        [layer for layer in layers if not isinstance(layer, Dropout)]
+        for layers in (model.layers, from_network(bundle.network).layers)
+    )
+    try:
+        for layer, start in zip(*pairs, strict=True):
+            layer.load_state_dict(start.state_dict())
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{initial}: not the model that this training is of ({reason}); start anew") from None

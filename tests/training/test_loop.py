@@ -83,14 +83,26 @@ def test_a_run_learns_the_tones(tone_batches: Batches, tmp_path: Path) -> None:
     assert dev[-1] < 0.3 * dev[0]
 
 
-@pytest.mark.parametrize("killed_at", [4, 9])
+PERTURBED = {
+    "features": {"bins": 20},
+    "crf": 0.9,
+    "augment": AugmentConfig(speeds=(0.9, 1.0), vocal_tract=0.1, tempo=0.1, channel=0.3, after_epochs=1),
+}
+
+
+@pytest.mark.parametrize(("killed_at", "changes"), [(4, {}), (9, {}), (9, PERTURBED)])
 def test_resumed_equals_uninterrupted(
-    tone_batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+    tone_batches: Batches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: int,
+    changes: dict[str, object],
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
     whole, resumed = tiny_model(), tiny_model()
-    train(whole, TOKENS, tone_batches, tone_batches, config(), tmp_path / "whole", quiet=True)
-    arguments = (TOKENS, tone_batches, tone_batches, config(), tmp_path / "resumed")
+    settings = config(**changes)
+    train(whole, TOKENS, tone_batches, tone_batches, settings, tmp_path / "whole", quiet=True)
+    arguments = (TOKENS, tone_batches, tone_batches, settings, tmp_path / "resumed")
     with pytest.raises(Killed):
         train(resumed, *arguments, hooks=[KillAt(killed_at)], quiet=True)
     fresh = tiny_model(seed=9)  # what the process holds after a restart does not matter
@@ -125,6 +137,28 @@ def test_consistency_is_a_named_term_of_the_loss(tone_batches: Batches, tmp_path
     trainer = loop.Trainer(model, TOKENS, tone_batches, tone_batches, settings, tmp_path, (), quiet=True)
     values = trainer._backward(tone_batches.longest())
     assert values["consistency"] > 0 and values["loss"] == pytest.approx(values["ctc"] + values["consistency"])
+    trainer.journal.close()
+
+
+def test_the_denominator_comes_after_the_easy_epochs(tone_batches: Batches, tmp_path: Path) -> None:
+    settings = config(crf=0.9, shortest_first_epochs=1)
+    trainer = loop.Trainer(tiny_model(), TOKENS, tone_batches, tone_batches, settings, tmp_path, (), quiet=True)
+    batch = tone_batches.longest()
+    assert set(trainer._backward(batch)) == {"loss"}
+    trainer.progress.epoch = 1
+    values = trainer._backward(batch)
+    assert values["crf"] < 0 and values["loss"] == pytest.approx(values["ctc"] + values["crf"])
+    trainer.journal.close()
+
+
+def test_perturbed_speech_keeps_room_for_its_labels(tone_batches: Batches, tmp_path: Path) -> None:
+    settings = config(features={"bins": 20}, augment=AugmentConfig(speeds=(1.0, 0.9), tempo=0.45, after_epochs=0))
+    trainer = loop.Trainer(tiny_model(), TOKENS, tone_batches, tone_batches, settings, tmp_path, (), quiet=True)
+    batch = tone_batches.longest()
+    changed = trainer._perturbed(batch)
+    assert not torch.equal(changed.feature_lengths, batch.feature_lengths)
+    assert (changed.feature_lengths >= 2 * batch.target_lengths).all()
+    assert changed.texts == batch.texts
     trainer.journal.close()
 
 
