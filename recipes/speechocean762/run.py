@@ -53,13 +53,18 @@ TESTS = {
     "ocean": Test("dev-ocean", "lm-ocean.arpa.gz", ("test",)),
     "libri": Test("dev-libri", "lm-libri.arpa.gz", ("heldout-clean", "test-other")),
 }
+# Each training starts from the one before; the last one's result is the teacher.
+TRAININGS = {"train-1-ctc": "ctc", "train-2-perturbed": "perturbed", "train-3-crf": "teacher"}
+FAMILIES = ("lstm-tiny", "lstmp-tiny", "tdnn-lstm-tiny", "ds2-tiny")  # the teacher and the student are of blstm
 VARIANTS = {
     "teacher fp32": "teacher/model.safetensors",
     "teacher int8": "teacher-int8/model.safetensors",
     "student distilled": "student/1-distill/model.safetensors",
     "student pruned": "student/2-prune/model.safetensors",
     "student pruned int8": "student/3-int8/model.safetensors",
+    **{name: f"{name}/model.safetensors" for name in FAMILIES},
 }
+PEERS = {"teacher fp32": ("torch", "onnx", "openvino"), "teacher int8": ("torch-int8", "onnx-int8")}
 BOOKS = "text/librispeech-train-clean-100.txt"
 
 
@@ -122,15 +127,26 @@ def language_models(corpora: Path) -> None:
 
 
 def train(corpora: Path) -> None:
-    """The acoustic model."""
-    config = load_config(HERE / "train.yaml")
-    bundle_of(train_recognizer(config, RUNS / "teacher"), config).save(RUNS / "teacher/model.safetensors")
+    """The acoustic model, in three trainings."""
+    start = None
+    for name, folder in TRAININGS.items():
+        config = load_config(HERE / f"{name}.yaml")
+        trained = train_recognizer(config, RUNS / folder, start, cache=RUNS)
+        start = RUNS / folder / "model.safetensors"
+        bundle_of(trained, config).save(start)
+
+
+def families(corpora: Path) -> None:
+    """A small model of each other family."""
+    for name in FAMILIES:
+        config = load_config(HERE / "train-family.yaml", model=name)
+        bundle_of(train_recognizer(config, RUNS / name, cache=RUNS), config).save(RUNS / name / "model.safetensors")
 
 
 def compress_teacher(corpora: Path) -> None:
     """Distill, prune, quantize; and the teacher in int8."""
     teacher = RUNS / "teacher/model.safetensors"
-    compress(teacher, load_recipe(HERE / "compress.yaml"), RUNS / "student", say=print)
+    compress(teacher, load_recipe(HERE / "compress.yaml"), RUNS / "student", cache=RUNS, say=print)
     compress(teacher, Recipe.from_json({"stages": [{"passes": ["dynamic_int8"]}]}), RUNS / "teacher-int8", say=print)
 
 
@@ -148,12 +164,19 @@ def measure(corpora: Path) -> None:
     reports = {}
     for test, sets in TESTS.items():
         variants = [Variant(name, RUNS / test / f"{name}.safetensors", lm=RUNS / sets.lm) for name in VARIANTS]
+        variants += [
+            Variant(f"{name}, {peer}", RUNS / test / f"{name}.safetensors", peer, lm=RUNS / sets.lm)
+            for name, peers in PEERS.items()
+            for peer in peers
+        ]
         for split in sets.splits:
             results = RUNS / test / f"{split}.jsonl"
             evaluate(variants, RUNS / f"manifests/{split}.jsonl.gz", results, rounds=1)
             reports[split] = RUNS / test / f"report-{split}"
             compare([results], reports[split], baseline="teacher fp32").show()
-    curves = {"teacher": RUNS / "teacher/log.jsonl", "student, distilled": RUNS / "student/1-distill/log.jsonl"}
+    curves = {config: RUNS / folder / "log.jsonl" for config, folder in TRAININGS.items()}
+    curves |= {"student, distilled": RUNS / "student/1-distill/log.jsonl"}
+    curves |= {name: RUNS / name / "log.jsonl" for name in FAMILIES}
     command = "python recipes/speechocean762/run.py"
     write_results(HERE / "RESULTS.md", "speechocean762 and LibriSpeech", command, reports, curves)
 
@@ -162,6 +185,7 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "prepare": prepare,
     "lm": language_models,
     "train": train,
+    "families": families,
     "compress": compress_teacher,
     "tune": tune,
     "measure": measure,
