@@ -67,6 +67,17 @@ def test_from_recordings_to_a_bundle_that_transcribes(
     assert bundle.history[0]["config"]["epochs"] == 1
     assert bundle.history[0]["dev"]["error"] == trained["dev"]["error"]
 
+    lm = tmp_path / "lm.arpa.gz"
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(TEXTS * 3) + "\n")
+    call(capsys, "lm", text, "--order", 2, "--out", lm)
+    tuned = call(
+        capsys, "tune", trained["bundle"], "--data", settings["dev"][0], "--lm", lm, "--beam-width", 5,
+        "--out", tmp_path / "tuned.safetensors",
+    )  # fmt: skip
+    assert Bundle.load(tuned["bundle"]).decoding == tuned["decoding"]
+    assert tuned["decoding"]["beam_width"] == 5 and tuned["dev_wer"] >= 0 and tuned["trials"] > 10
+
     more = call(capsys, "train", config, "--initial", trained["bundle"], "--out", tmp_path / "more")
     assert more["dev"]["loss"] < trained["dev"]["loss"]
     settings["model"] = "lstmp-tiny"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from asr_compress import __version__
-from asr_compress.cli import about, compress, corpora, demo, measure, recognize, train
+from asr_compress.cli import about, compress, corpora, demo, measure, recognize, train, tune
 from asr_compress.cli.output import explain
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ for verb in (
     compress.compress,
     compress.passes,
     compress.sensitivity,
+    tune.tune,
     measure.evaluate,
     measure.compare,
     measure.benchmark,
