@@ -1,4 +1,4 @@
-"""A page of studies: for each, what was asked, the command, strength against error in one table, and direct comparisons."""
+"""A page of studies: what was asked, the command, strength against error in one table, and direct comparisons."""
 
 from __future__ import annotations
 

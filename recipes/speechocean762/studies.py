@@ -1,0 +1,426 @@
+"""Studies of compression: for each family of passes, its strength against the word error rate of the recognizer.
+
+python recipes/speechocean762/studies.py --study quantization --study gates --untrained
+python recipes/speechocean762/studies.py --seeds 5 --epochs 3 --page docs/compression-studies.md
+
+After the stages `prepare` and `lm` of run.py. Every study leaves its bundles, results and section in `OUT/STUDY`;
+interrupted, the same command goes on. Another teacher or another number of epochs wants another --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from asr_compress.compression.base import Context
+from asr_compress.compression.order import check_order
+from asr_compress.compression.registry import make_pass
+from asr_compress.compression.sensitivity_study import run_sensitivity
+from asr_compress.compression.study import Plan, Study, Trial, run_study, tuned_base
+from asr_compress.corpora.manifests import read_manifest, write_manifests
+from asr_compress.corpora.splits import take_hours
+from asr_compress.evaluation.study_page import write_page
+from asr_compress.evaluation.table import bytes_text, markdown_table
+from asr_compress.models.convert import from_network, to_network
+from asr_compress.models.maps import maps_of
+from asr_compress.runtime.bundle import Bundle
+from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.network import walk
+
+STUDENT = "blstm-tiny"
+STUDENT_EPOCHS = 4  # a fresh student trains this many times as long as a compressed model
+TRAINING = {
+    "batch_s": 30,
+    "dropout": 0.1,
+    "average": 1,
+    "optimizer": {"lr": 1.0e-3},
+    "augment": {"speeds": [1.0], "frequency_masks": 2, "frequency_bins": 15, "time_masks": 3, "time_share": 0.05},
+}
+TRAIN: dict[str, Any] = {"training": {}}  # a stage with the study's budget
+CONTROL = "fp32, trained as long"
+INTRO = """\
+Every table compares with the recognizer in fp32 on the same utterances of speechocean762's test speakers. Intervals are
+95 %, from resampled speakers; differences are paired, and 'no evidence' is neither a loss nor its absence. Words are
+searched with a lexicon and a trigram model, beam {beam}; decoding weights are the recognizer's, tuned on dev speakers.
+Bytes are those of the whole file, lexicon included."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The recognizer that is compressed, and how long what trains does."""
+
+    bundle: Bundle
+    epochs: int
+
+
+def quantization(base: Base) -> Study:
+    def row(name: str, listens: bool = False, **params: Any) -> Trial:
+        return Trial(name, [{"passes": [{"quantization": params}]}], listens=listens)
+
+    layers = sorted({item.name.split(".")[1] for item in maps_of(from_network(base.bundle.network))}, key=int)
+    trials = [
+        Trial("int8, dynamic", [{"passes": ["dynamic_int8"]}]),
+        *(
+            row(f"int8, static, {method}", listens=True, activations="static", calibration=method)
+            for method in ("minmax", "percentile", "mse")
+        ),
+        row("float16", numbers="float16"),
+        row("int4, first and last layer int8", numbers="int4"),
+        row("int4 everywhere", numbers="int4", edges="same"),
+        row("codebook of 16, edges int8", numbers="codebook"),
+        row("ternary, edges int8", numbers="ternary"),
+        row("int4 recurrent, int8 the rest", maps={"recurrent": "int4"}),
+        row("int4 input, int8 the rest", maps={"input": "int4"}),
+    ]
+    for position, index in enumerate(layers[:-1], start=1):
+        trials.append(
+            row(f"int4 LSTM layer {position}, int8 the rest", maps={f"layers.{index}.*": "int4"}, edges="same")
+        )
+    return Study(
+        "Quantization",
+        "How few bits do weights need without any training? Activations are int8, scaled by each frame or by "
+        "calibration on training speech (static); int4 has a scale for each group of weights.",
+        tuple(trials),
+        pairs=(
+            ("int8, static, mse", "int8, dynamic"),
+            ("int4, first and last layer int8", "int8, dynamic"),
+            ("int4 recurrent, int8 the rest", "int4 input, int8 the rest"),
+        ),
+        margin=0.01,
+    )
+
+
+def low_rank(base: Base) -> Study:
+    shapes: dict[str, dict[str, Any]] = {
+        f"SVD, energy {energy:g}": {"low_rank": {"energy": energy}} for energy in (0.99, 0.95, 0.9, 0.8)
+    }
+    shapes |= {
+        "SVD, maps / 2": {"low_rank": {"ratio": 2.0}},
+        "SVD, maps / 3.5": {"low_rank": {"ratio": 3.5}},
+        "SVD by gate, maps / 3.5": {"low_rank": {"ratio": 3.5, "per_gate": True}},
+        "joint SVD, maps / 2": {"joint_low_rank": {"ratio": 2.0}},
+        "joint SVD, maps / 3.5": {"joint_low_rank": {"ratio": 3.5}},
+    }
+    tuned = ("SVD, energy 0.8", "SVD, maps / 3.5", "SVD by gate, maps / 3.5", "joint SVD, maps / 3.5")
+    trials = [Trial(name, [{"passes": [step]}]) for name, step in shapes.items()]
+    trials.append(Trial(CONTROL, [TRAIN]))
+    trials += [Trial(f"{name}, trained", [{"passes": [shapes[name]], **TRAIN}]) for name in tuned]
+    pairs = [(f"{name}, trained", CONTROL) for name in tuned]
+    pairs += [(f"{name}, trained", "SVD, maps / 3.5, trained") for name in tuned[2:]]
+    return Study(
+        "Low rank",
+        "How far can the maps of the LSTMs be factorized, before and after training goes on with the factors? The aim "
+        "is a file three times smaller within 3 % relative.",
+        tuple(trials),
+        pairs=tuple(pairs),
+        margin=0.03,
+    )
+
+
+def pruning(base: Base) -> Study:
+    units, blocks_bytes, units_bytes = units_of_same_bytes(base.bundle)
+    dense = f"dense, {units} units"
+
+    def blocks(share: float, scope: str = "strip") -> dict[str, Any]:
+        return {"block_pruning": {"sparsity": share, "scope": scope}}
+
+    def weights(share: float, scope: str = "map") -> dict[str, Any]:
+        return {"pruning": {"sparsity": share, "scope": scope}}
+
+    trials = [Trial(f"{100 * share:.0f} % of weights", [{"passes": [weights(share)]}]) for share in (0.5, 0.75, 0.9)]
+    trials += [Trial(f"{100 * share:.0f} % of blocks", [{"passes": [blocks(share)]}]) for share in (0.5, 0.75, 0.9)]
+    trained = {
+        "90 % of weights, by map, trained": weights(0.9),
+        "90 % of weights, global, trained": weights(0.9, "global"),
+        "90 % of blocks, by strip, trained": blocks(0.9),
+        "90 % of blocks, by map, trained": blocks(0.9, "map"),
+        "90 % of blocks, global, trained": blocks(0.9, "global"),
+        f"{dense}, trained": {"structured_pruning": {"keep": units, "multiple": 4, "schedule": "cubic"}},
+    }
+    trials += [Trial(CONTROL, [TRAIN])]
+    trials += [Trial(name, [{"passes": [step], **TRAIN}]) for name, step in trained.items()]
+    kept = "90 % of blocks, by strip, trained"
+    return Study(
+        "Pruning",
+        "What do 90 % of 16 x 4 blocks cost beside 90 % of single weights, and beside a dense model of the same bytes? "
+        "Untrained rows are pruned at once; in training, sparsity grows by the cubic schedule over the first half.",
+        tuple(trials),
+        pairs=(
+            *((name, CONTROL) for name in trained),
+            (kept, "90 % of weights, by map, trained"),
+            (kept, f"{dense}, trained"),
+            ("90 % of weights, global, trained", "90 % of weights, by map, trained"),
+            ("90 % of blocks, by map, trained", kept),
+            ("90 % of blocks, global, trained", kept),
+        ),
+        notes=(
+            f"The dense model keeps {units} units of each direction: {bytes_text(units_bytes)} of maps, where 90 % "
+            f"blocks leave {bytes_text(blocks_bytes)}, indices counted. Single weights are stored with a bitmap or "
+            "CSR, indices counted.",
+        ),
+    )
+
+
+def units_of_same_bytes(bundle: Bundle) -> tuple[int, int, int]:
+    """Units a direction of the largest dense model no larger than 90 % blocks; bytes of the blocks, and of it."""
+
+    def stored(name: str, params: dict[str, Any]) -> int:
+        model = from_network(bundle.network)
+        step = make_pass(name, params)
+        step.prepare(model, Context(strict=False))
+        step.finalize(model)
+        return sum(weights.nbytes for _, weights in walk(to_network(model)))
+
+    blocks = stored("block_pruning", {"sparsity": 0.9})
+    most = max(item.weight.shape[0] // 4 for item in maps_of(from_network(bundle.network)) if item.gates == 4)
+    for units in range(most - most % 4, 4, -4):
+        found = stored("structured_pruning", {"keep": units, "multiple": 4})
+        if found <= blocks:
+            return units, blocks, found
+    return 4, blocks, stored("structured_pruning", {"keep": 4, "multiple": 4})
+
+
+def distillation(base: Base) -> Study:
+    training = {
+        "epochs": STUDENT_EPOCHS * base.epochs,
+        "optimizer": {"lr": 2.0e-3},
+        "schedule": {"warmup_steps": 300},
+        "shortest_first_epochs": 1,
+    }
+    alone = f"{STUDENT} alone"
+    losses: dict[str, dict[str, Any]] = {
+        "frame KL, all frames": {"distillation": {"blank_weight": 1.0}},
+        "frame KL, blanks masked": {"distillation": {"blank_weight": 0.0}},
+        "frame KL, blanks 0.1, window 1": {"distillation": {"blank_weight": 0.1, "window": 1}},
+        "frame KL, temperature 2": {"distillation": {"blank_weight": 0.1, "window": 1, "temperature": 2.0}},
+        "softmax L2": {"distillation": {"loss": "l2", "blank_weight": 0.1, "window": 1}},
+        "teacher only, no transcripts": {"distillation": {"hard": 0.0, "blank_weight": 1.0}},
+        "N-best sequences": {"sequence_distillation": {}},
+        "guided spikes": {"guided_ctc": {}},
+        "hidden regression": {"hidden_regression": {}},
+        "intermediate CTC, no teacher": {"intermediate_ctc": {}},
+    }
+    trials = [Trial(alone, [{"training": training}], student=STUDENT)]
+    trials += [
+        Trial(name, [{"passes": [step], "training": training}], student=STUDENT) for name, step in losses.items()
+    ]
+    return Study(
+        "Distillation",
+        f"What does a teacher add to a student ({STUDENT}) that trains as long on the same speech, by loss? The second "
+        "table is the answer.",
+        tuple(trials),
+        pairs=tuple((name, alone) for name in losses),
+    )
+
+
+def gates(base: Base) -> Study:
+    def row(criterion: str, share: float) -> tuple[str, dict[str, Any]]:
+        return f"{100 * share:.0f} % by {criterion}", {"gate_pruning": {"criterion": criterion, "share": share}}
+
+    shares = {"variance": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5), "effect": (0.1, 0.2, 0.3, 0.4, 0.5), "norm": (0.1, 0.2)}
+    steps = dict(row(criterion, share) for criterion, some in shares.items() for share in some)
+    trials = [Trial(name, [{"passes": [step]}], listens=True) for name, step in steps.items()]
+    lasso = [
+        {"regularization": {"group": "gate_row", "strength": 1e-3}},
+        {"gate_pruning": {"criterion": "norm", "share": 0.4, "when": "after"}},
+    ]
+    ranked, grouped = "40 % by effect, trained", "40 % by group lasso"
+    trials += [
+        Trial(CONTROL, [TRAIN]),
+        Trial(ranked, [{"passes": [steps["40 % by effect"]], **TRAIN}]),
+        Trial(grouped, [{"passes": lasso, **TRAIN}]),
+    ]
+    return Study(
+        "Constant gates",
+        "How many gates of the LSTMs can be constants? After training, gates are ranked by their variance over "
+        "training speech, by that times what the gate multiplies (effect), or by the norm of their row; the least "
+        "become the constant that is their mean, and their rows are neither stored nor computed.",
+        tuple(trials),
+        pairs=(
+            *((f"{share} % by effect", f"{share} % by variance") for share in (10, 20, 30, 40, 50)),
+            (ranked, CONTROL),
+            (grouped, CONTROL),
+            (grouped, ranked),
+        ),
+        margin=0.01,
+        appendix=constant_gates,
+    )
+
+
+def constant_gates(bundles: Mapping[str, Bundle]) -> str:
+    """Constant gates by type and layer, per cent of each, as the passes reported them."""
+    rows = []
+    for name, bundle in bundles.items():
+        reports = [report for entry in bundle.history for report in entry.get("reports", ())]
+        for report in (report for report in reports if report["pass"] == "gate_pruning"):
+            for direction, figures in report["touched"].items():
+                parts = [f"{100 * figures['constant'][gate] / figures['units']:.0f}" for gate in "ifgo"]
+                rows.append([name, direction.removeprefix("layers."), *parts])
+    titles = ["variant", "direction", "i %", "f %", "g %", "o %"]
+    return "Constant gates by type and layer:\n\n" + "\n".join(markdown_table(titles, sorted(rows), left=2))
+
+
+def order(base: Base) -> Study:
+    units = {"structured_pruning": {"sparsity": 0.25, "multiple": 4}}
+    weights = {"pruning": {"sparsity": 0.75}}
+    blocks = {"block_pruning": {"sparsity": 0.5}}
+    svd = {"low_rank": {"ratio": 2.0}}
+
+    def two(*steps: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"name": f"{next(iter(step), 'train')}-{i}", "passes": [step], **TRAIN} for i, step in enumerate(steps)]
+
+    int8 = {"name": "int8", "passes": ["dynamic_int8"]}
+    long = {"training": {"epochs": 2 * base.epochs}}
+    trials = (
+        Trial(CONTROL, [long]),
+        Trial("units / 1.33, then weights / 4", two(units, weights)),
+        Trial("weights / 4, then units / 1.33", two(weights, units)),
+        Trial("rank / 2, then blocks / 2", two(svd, blocks)),
+        Trial("units / 1.33, then rank / 2", two(units, svd)),
+        Trial("blocks / 2, then int8 at once", [{"name": "blocks", "passes": [blocks], **long}, int8]),
+        Trial(
+            "blocks / 2, then int8 in training",
+            two(blocks, {"quantization": {"numbers": "int8"}}),
+        ),
+        Trial(
+            "blocks / 2 and int8 together",
+            [{"name": "both", "passes": [blocks, {"quantization": {"numbers": "int8"}}], **long}],
+        ),
+    )
+    return Study(
+        "Order of passes",
+        "Does it matter which pass comes first? Every row trains the same number of epochs in all.",
+        trials,
+        pairs=(
+            ("units / 1.33, then weights / 4", "weights / 4, then units / 1.33"),
+            ("blocks / 2, then int8 in training", "blocks / 2, then int8 at once"),
+            ("blocks / 2 and int8 together", "blocks / 2, then int8 at once"),
+        ),
+        notes=(allowed_orders(),),
+    )
+
+
+def allowed_orders() -> str:
+    """A table of which pass may follow which, from the passes' own rules, and the reasons of those that may not."""
+    params: dict[str, dict[str, Any]] = {
+        "structured_pruning": {"sparsity": 0.25},
+        "gate_pruning": {"share": 0.2},
+        "low_rank": {"ratio": 2.0},
+        "pruning": {"sparsity": 0.75},
+        "block_pruning": {"sparsity": 0.75},
+        "quantization": {},
+    }
+    reasons: list[str] = []
+
+    def cell(first: str, second: str) -> str:
+        stages = [(name, [make_pass(name, params[name])]) for name in (first, second)]
+        try:
+            check_order(stages, set(), "fp32")
+        except InputError as error:
+            reason = str(error).partition(": ")[2]
+            reasons.extend([reason] if reason not in reasons else [])
+            return f"no ({reasons.index(reason) + 1})"
+        return "yes"
+
+    rows = [[first, *(cell(first, second) for second in params)] for first in params]
+    table = "\n".join(markdown_table(["first \\ then", *params], rows, left=1))
+    listed = "\n".join(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1))
+    return f"What a recipe may do in which order, checked before any work starts:\n\n{table}\n\n{listed}"
+
+
+STUDIES: dict[str, Callable[[Base], Study]] = {
+    "quantization": quantization,
+    "low-rank": low_rank,
+    "pruning": pruning,
+    "distillation": distillation,
+    "gates": gates,
+    "order": order,
+}
+
+
+def training_speech(runs: Path, out: Path, hours: float) -> Path:
+    """The manifest to train on: all of it, or a part of about so many hours."""
+    if not hours:
+        return runs / "manifests/train.jsonl.gz"
+    name = f"train-{hours:g}h"
+    path = out / f"manifests/{name}.jsonl.gz"
+    if not path.exists():
+        write_manifests({name: take_hours(read_manifest(runs / "manifests/train.jsonl.gz"), hours)}, out / "manifests")
+    return path
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """What all studies share; `out` is still the folder above theirs."""
+    runs, out = arguments.runs, arguments.out
+    lm = None if arguments.greedy else runs / "lm-ocean.arpa.gz"
+    tuning = runs / "manifests/dev-ocean.jsonl.gz"
+    base, weights = tuned_base(arguments.teacher, out, tuning, lm, arguments.beam)
+    return Plan(
+        base=base,
+        out=out,
+        cache=arguments.cache or out / "cache",
+        train=training_speech(runs, out, arguments.train_hours),
+        dev=runs / "manifests/dev.jsonl.gz",
+        test=runs / "manifests/test.jsonl.gz",
+        tuning=tuning,
+        lm=lm,
+        weights=weights,
+        training={**TRAINING, "epochs": arguments.epochs},
+        seeds=arguments.seeds,
+        limit=arguments.limit,
+        untrained=arguments.untrained,
+    )
+
+
+def command_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace, study: str) -> str:
+    """The command that makes one study again."""
+    words = ["python recipes/speechocean762/studies.py", f"--study {study}"]
+    for name, value in vars(arguments).items():
+        if name not in ("study", "page", "cache") and value != parser.get_default(name):
+            words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}"))
+    return " ".join(words)
+
+
+def parse(words: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", choices=[*STUDIES, "sensitivity"], action="append", help="all if none is named")
+    parser.add_argument("--teacher", type=Path, default=Path("runs/speechocean762/teacher/model.safetensors"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/speechocean762"), help="what run.py prepared")
+    parser.add_argument("--out", type=Path, default=Path("runs/speechocean762/studies"))
+    parser.add_argument("--cache", type=Path, help="features and posteriors; OUT/cache if not given")
+    parser.add_argument("--page", type=Path, help="the page; OUT/compression-studies.md if not given")
+    parser.add_argument("--epochs", type=int, default=1, help="of each stage that trains")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant; five for a claim")
+    parser.add_argument("--train-hours", type=float, default=0.0, help="train on a part of the speech; 0: all of it")
+    parser.add_argument("--beam", type=int, default=100, help="width of the word search")
+    parser.add_argument("--greedy", action="store_true", help="no word search: for tokens that are letters")
+    parser.add_argument("--limit", type=int, help="test utterances, for a quick look")
+    parser.add_argument("--untrained", action="store_true", help="leave out what trains")
+    return parser, parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser, arguments = parse(words)
+    plan = make_plan(arguments)
+    base = Base(Bundle.load(plan.base), arguments.epochs)
+    for name in arguments.study or [*STUDIES, "sensitivity"]:
+        command, own = command_of(parser, arguments, name), replace(plan, out=plan.out / name)
+        if name == "sensitivity":
+            run_sensitivity(own, command)
+        elif any(not (own.untrained and trial.trains) for trial in STUDIES[name](base).trials):
+            run_study(STUDIES[name](base), own, command)
+        page = arguments.page or plan.out / "compression-studies.md"
+        write_page(
+            page,
+            "Studies of compression",
+            [INTRO.format(beam=arguments.beam)],
+            [plan.out / each for each in (*STUDIES, "sensitivity")],
+        )
+        print(f"{name}: {page}")
+
+
+if __name__ == "__main__":
+    main()
