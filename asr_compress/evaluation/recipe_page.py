@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from asr_compress.runtime.files import atomic_write
@@ -16,7 +16,7 @@ def write_results(
     command: str,
     reports: Mapping[str, Path],
     curves: Mapping[str, Path],
-    notes: Sequence[str] = (),
+    preface: str = "",
 ) -> None:
     """Gather reports of `compare` and the learning curves of training runs on one page.
 
@@ -25,12 +25,12 @@ def write_results(
         command: what makes all of it again.
         reports: folder of each report, by the name of its test set.
         curves: `log.jsonl` of each training run, by name.
-        notes: sentences that stand above the tables.
+        preface: Markdown that stands above the tables.
 
     Raises:
         OSError: a report or log that is not there, or a folder that cannot be written.
     """
-    parts = [f"# {title}", f"Made by `{command}`.", *(f"- {note}" for note in notes)]
+    parts = [f"# {title}", f"Made by `{command}`.", *([preface.strip()] if preface else [])]
     for name, folder in reports.items():
         text = (folder / "report.md").read_text()
         for plot in sorted(folder.glob("*.svg")):

@@ -138,7 +138,7 @@ def measure(size: Size) -> None:
     print("\n".join(f"{kind}: {path}" for kind, path in report.files.items()))
     curves = {"teacher": size.folder / "teacher/log.jsonl", "student": size.folder / "student/1-distill/log.jsonl"}
     title, command = "The demo: synthesized speech", "python recipes/demo/run.py"
-    write_results(size.folder / "RESULTS.md", title, command, {"test": size.folder / "report"}, curves, [SYNTHETIC])
+    write_results(size.folder / "RESULTS.md", title, command, {"test": size.folder / "report"}, curves, SYNTHETIC)
 
 
 STAGES: dict[str, Callable[[Size], None]] = {

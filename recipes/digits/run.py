@@ -20,6 +20,7 @@ from asr_compress.corpora.manifests import summarize, write_manifests
 from asr_compress.corpora.pronounce import pronounce
 from asr_compress.evaluation.compare import compare
 from asr_compress.evaluation.evaluate import evaluate
+from asr_compress.evaluation.folds import fold_table
 from asr_compress.evaluation.recipe_page import write_results
 from asr_compress.evaluation.tuning import tune_bundle
 from asr_compress.evaluation.variants import Variant
@@ -77,7 +78,7 @@ def compress_fold(fold: str, corpora: Path) -> None:
 
 
 def measure(fold: str, corpora: Path) -> None:
-    """Tune the word score on dev, recognize the test strings, write the report."""
+    """Tune the search on dev, recognize the test strings, write the report."""
     run = RUNS / fold
     for name, path in VARIANTS.items():
         bundle = Bundle.load(run / path)
@@ -86,9 +87,18 @@ def measure(fold: str, corpora: Path) -> None:
     variants = [Variant(name, run / f"tuned/{name}.safetensors") for name in VARIANTS]
     evaluate(variants, run / "manifests/test.jsonl.gz", run / "results.jsonl", rounds=3)
     compare([run / "results.jsonl"], run / "report", speakers_fixed=True, margin=MARGIN).show()
-    reports = {name: RUNS / name / "report" for name in FOLDS if (RUNS / name / "report/report.md").exists()}
-    curves = {f"fold {name}": RUNS / name / "train/log.jsonl" for name in reports}
-    write_results(HERE / "RESULTS.md", "Connected digits", "python recipes/digits/run.py", reports, curves)
+
+
+def write_page() -> None:
+    """Two tables: takes of known speakers, and speakers that no training heard, all of them together."""
+    done = [name for name in SPEAKERS if (RUNS / name / "report/report.md").exists()]
+    preface = (HERE / "notes.md").read_text()
+    if done:
+        table = fold_table({name: RUNS / name / "results.jsonl" for name in done}, "fp32", MARGIN)
+        preface += f"\n## Speakers that were left out\n\n{table}\n"
+    reports = {"held-out takes": RUNS / "takes/report"}
+    curves = {f"fold {name}": RUNS / name / "train/log.jsonl" for name in ("takes", *done)}
+    write_results(HERE / "RESULTS.md", "Connected digits", "python recipes/digits/run.py", reports, curves, preface)
 
 
 STAGES: dict[str, Callable[[str, Path], None]] = {
@@ -108,6 +118,7 @@ def main() -> None:
     for fold in arguments.fold or FOLDS:
         for stage in arguments.stage or STAGES:
             STAGES[stage](fold, arguments.corpora)
+    write_page()
 
 
 if __name__ == "__main__":

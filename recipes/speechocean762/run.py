@@ -28,7 +28,7 @@ from asr_compress.corpora.splits import hold_out
 from asr_compress.evaluation.compare import compare
 from asr_compress.evaluation.evaluate import evaluate
 from asr_compress.evaluation.recipe_page import write_results
-from asr_compress.evaluation.tuning import tune_bundle
+from asr_compress.evaluation.tuning import Trial, tune_bundle
 from asr_compress.evaluation.variants import Variant
 from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.files import atomic_write
@@ -163,6 +163,25 @@ def tune(corpora: Path) -> None:
             bundle.save(RUNS / test / f"{name}.safetensors")
 
 
+def steps(corpora: Path) -> None:
+    """What each training gained: WER on the dev speakers with weights tuned for it, with and without priors."""
+    lines = ["| after | priors | " + " | ".join(f"{sets.dev}, WER %" for sets in TESTS.values()) + " |"]
+    lines.append("|---|---|" + "---:|" * len(TESTS))
+    best: dict[tuple[str, str], list[str]] = {}
+    for name, folder in TRAININGS.items():
+        bundle = Bundle.load(RUNS / folder / "model.safetensors")
+        for sets in TESTS.values():
+            trials: list[Trial] = []
+            tune_bundle(bundle, RUNS / f"manifests/{sets.dev}.jsonl.gz", RUNS / sets.lm, report=trials.append)
+            plain = [trial for trial in trials if trial.weights.prior_share == 0]
+            for priors, found in (("no", plain), ("yes", trials)):
+                best.setdefault((name, priors), []).append(f"{100 * min(trial.wer for trial in found):.1f}")
+    lines += [f"| {name} | {priors} | {' | '.join(rates)} |" for (name, priors), rates in best.items()]
+    print("\n".join(lines))
+    with atomic_write(RUNS / "steps.md") as path:
+        path.write_text("\n".join(lines) + "\n")
+
+
 def measure(corpora: Path) -> None:
     """WER against speed, all variants side by side, and the page of results."""
     reports = {}
@@ -183,7 +202,9 @@ def measure(corpora: Path) -> None:
     curves |= {"student, distilled": RUNS / "student/1-distill/log.jsonl"}
     curves |= {name: RUNS / name / "log.jsonl" for name in FAMILIES}
     command = "python recipes/speechocean762/run.py"
-    write_results(HERE / "RESULTS.md", "speechocean762 and LibriSpeech", command, reports, curves)
+    title = "speechocean762 and LibriSpeech"
+    preface = f"{(HERE / 'notes.md').read_text()}\n{(RUNS / 'steps.md').read_text()}"
+    write_results(HERE / "RESULTS.md", title, command, reports, curves, preface)
 
 
 STAGES: dict[str, Callable[[Path], None]] = {
@@ -193,6 +214,7 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "families": families,
     "compress": compress_teacher,
     "tune": tune,
+    "steps": steps,
     "measure": measure,
 }
 
