@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from asr_compress.evaluation import environment
-from asr_compress.runtime.native_backend import instruction_set, instruction_sets
+from asr_compress.runtime.extension import instruction_set, instruction_sets
 
 Status = Literal["ok", "missing", "problem"]
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asr_compress.runtime import native_backend
+from asr_compress.runtime.extension import extension
 from asr_compress.runtime.formats import Int8
+from asr_compress.runtime.native_backend import NativeBackend
 from asr_compress.runtime.network import Linear
 
 _SLOT_S = 0.02  # each measurement runs about this long
@@ -45,8 +46,8 @@ def roofline(hidden: int) -> Roofline:
     """Of a dense int8 LSTM layer with as many inputs as units. Medians of interleaved rounds."""
     weights = np.random.default_rng(0).normal(size=(4 * hidden, hidden)).astype(np.float32)
     network = (Linear(Int8.encode(weights), np.zeros(4 * hidden, np.float32)),)
-    model = native_backend.NativeBackend(network)
-    native, chosen = native_backend.extension(), model.instruction_set
+    model = NativeBackend(network)
+    native, chosen = extension(), model.instruction_set
     stored = np.zeros(weights.size, np.int8)
     work: dict[str, tuple[Callable[[int], object], float]] = {
         "read": (lambda repeats: native.probe_read(chosen, stored, repeats), weights.size),

@@ -10,7 +10,8 @@ import numpy as np
 
 from asr_compress.runtime import reference
 from asr_compress.runtime.errors import InputError
-from asr_compress.runtime.native_backend import NativeBackend, instruction_set
+from asr_compress.runtime.extension import instruction_set
+from asr_compress.runtime.native_backend import NativeBackend
 from asr_compress.runtime.network import Layer, Network, input_width, output_width
 from asr_compress.runtime.reference import State
 from asr_compress.runtime.stream import Lookahead, Stream, checked_frames

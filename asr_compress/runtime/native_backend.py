@@ -1,12 +1,10 @@
 """The compiled backend of the engine: describes a network to the extension `_native`, which packs and runs it.
 
-Where the extension was not built, `instruction_sets()` is empty and the engine uses the numpy reference.
-The environment variable ASR_COMPRESS_ISA names the instruction set to use in place of the best one.
+Where the extension was not built, the engine uses the numpy reference.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import singledispatch
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 
 from asr_compress.runtime import reference
 from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.extension import extension, instruction_set
 from asr_compress.runtime.formats import (
     BlockSparseInt4,
     BlockSparseInt8,
@@ -42,37 +41,6 @@ from asr_compress.runtime.network import (
 )
 from asr_compress.runtime.reference import State
 
-try:
-    from asr_compress.runtime import _native  # type: ignore[attr-defined]
-except ImportError:
-    _native = None
-
-INSTRUCTION_SET_VARIABLE = "ASR_COMPRESS_ISA"
-
-
-def instruction_sets() -> tuple[str, ...]:
-    """What this machine and build can run, best first: of avx512, avx2, neon, portable. Empty without the extension."""
-    return () if _native is None else tuple(_native.available())
-
-
-def instruction_set() -> str | None:
-    """The one that networks are packed for, or None without the extension.
-
-    Raises InputError if ASR_COMPRESS_ISA names one that is not there.
-    """
-    there = instruction_sets()
-    wanted = os.environ.get(INSTRUCTION_SET_VARIABLE, "")
-    if not there or not wanted:
-        return there[0] if there else None
-    if wanted not in there:
-        raise InputError(f"{INSTRUCTION_SET_VARIABLE} is {wanted!r}; this machine has {', '.join(there)}")
-    return wanted
-
-
-def extension() -> Any:
-    """The compiled module itself, for benchmarks; None where it was not built."""
-    return _native
-
 
 class NativeBackend:
     """A network packed for the kernels of one instruction set. Threads may share it: weights are only read."""
@@ -95,7 +63,7 @@ class NativeBackend:
             layers.append(_describe(layer, width))
             width = layer.width(width)
         try:
-            self._model = _native.Model(layers, chosen)
+            self._model = extension().Model(layers, chosen)
         except ValueError as error:
             raise InputError(f"the native engine cannot take this network: {error}") from None
         self._places: dict[int, tuple[int, int]] = {}  # id of a layer or direction: its layer and direction

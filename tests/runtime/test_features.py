@@ -8,14 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_compress.runtime.errors import InputError
-from asr_compress.runtime.features import FeatureConfig, StreamingLogMel, log_mel
+from asr_compress.runtime.extension import INSTRUCTION_SET_VARIABLE, extension, instruction_sets
+from asr_compress.runtime.features import FeatureConfig, StreamingLogMel, log_mel, log_mel_numpy
 
 CONFIGS = [
     FeatureConfig(),
     FeatureConfig(bins=40),
     FeatureConfig(sample_rate_hz=8000, bins=23, low_hz=100, high_hz=-200),
     FeatureConfig(frame_length_ms=20, frame_shift_ms=12.5),
+    FeatureConfig(sample_rate_hz=8000, bins=40),
 ]
+SETS = instruction_sets()
+built = pytest.mark.skipif(not SETS, reason="the native engine was not built here")
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:
@@ -88,6 +92,98 @@ def test_a_copied_stream_goes_its_own_way() -> None:
     twin = stream.copy()
     twin.push(noise(5000, seed=3))
     assert len(stream.push(noise(400))) == FeatureConfig().frames(1400) - FeatureConfig().frames(1000)
+
+
+def assert_same(frames: np.ndarray, defined: np.ndarray) -> None:
+    """Within 1e-4, but for energies so far below the frame's largest that float32 holds only their rounding."""
+    assert frames.dtype == np.float32 and frames.shape == defined.shape
+    if len(defined):
+        energies, expected = np.exp(frames.astype(np.float64)), np.exp(defined.astype(np.float64))
+        rounding = 1e-10 * expected.max(axis=1, keepdims=True)
+        assert np.all(np.abs(energies - expected) <= 1e-4 * expected + rounding)
+
+
+@built
+@pytest.mark.parametrize("isa", SETS)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_extension_equals_numpy(config: FeatureConfig, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(INSTRUCTION_SET_VARIABLE, isa)
+    for samples in (0, 1, config.length - 1, config.length, config.length + config.shift, 7 * config.length, 20000):
+        wave = noise(samples, seed=samples)
+        for wave in (wave, np.zeros_like(wave), wave * np.float32(1e-6), np.clip(20 * wave, -1, 1)):
+            assert_same(log_mel(wave, config), log_mel_numpy(wave, config))
+
+
+@built
+@settings(max_examples=30, deadline=None)
+@given(
+    length=st.integers(2, 70), shift=st.integers(1, 90), bins=st.integers(1, 50), samples=st.integers(0, 2000),
+    isa=st.sampled_from(SETS or [""]),
+)  # fmt: skip
+def test_any_shape_equals_numpy(length: int, shift: int, bins: int, samples: int, isa: str) -> None:
+    config = FeatureConfig(sample_rate_hz=1000, bins=bins, frame_length_ms=length, frame_shift_ms=shift, low_hz=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(INSTRUCTION_SET_VARIABLE, isa)
+        wave = noise(samples)
+        assert_same(log_mel(wave, config), log_mel_numpy(wave, config))
+
+
+@built
+def test_all_instruction_sets_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = []
+    for isa in SETS:
+        monkeypatch.setenv(INSTRUCTION_SET_VARIABLE, isa)
+        frames.append(log_mel(noise(10000), FeatureConfig()))
+    assert all(np.array_equal(frames[0], others) for others in frames[1:])
+
+
+def test_what_is_not_finite_does_not_pass_for_sound() -> None:
+    wave = noise(1000)
+    wave[500] = np.nan
+    frames = log_mel(wave, FeatureConfig())
+    assert not np.isfinite(frames[1:]).any()  # every window but the first holds it
+
+
+def test_without_the_extension_numpy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr_compress.runtime.extension._native", None)
+    wave = noise(3000)
+    np.testing.assert_array_equal(log_mel(wave, FeatureConfig()), log_mel_numpy(wave, FeatureConfig()))
+
+
+def native_arguments(**changes: object) -> list[object]:
+    """Of the extension's log_mel: windows of 8 samples every 4, two filters over 4 spectrum bins; two frames."""
+    arguments: dict[str, object] = {
+        "isa": "portable", "samples": np.zeros(12, np.float32), "shift": 4, "preemphasis": 0.97, "floor": 1e-7,
+        "window": np.zeros(8, np.float32), "circle": np.ones((8, 2), np.float32),
+        "first": np.array([0, 2], np.uint32), "count": np.array([3, 2], np.uint32),
+        "weights": np.ones(5, np.float32), "output": np.empty((2, 2), np.float32),
+    }  # fmt: skip
+    return list({**arguments, **changes}.values())
+
+
+@built
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": np.zeros(11, np.float32)}, "more frames than the samples"),
+        ({"samples": np.zeros(0, np.float32)}, "more frames than the samples"),
+        ({"samples": np.zeros(12)}, "elements of type 'd'"),
+        ({"output": np.empty(3, np.float32)}, "whole number of frames"),
+        ({"shift": 0}, "shift"),
+        ({"window": np.zeros(9, np.float32)}, "fit the circle"),
+        ({"window": np.zeros(0, np.float32)}, "fit the circle"),
+        ({"circle": np.ones((6, 2), np.float32)}, "power of two"),
+        ({"count": np.array([3], np.uint32)}, "for each bin"),
+        ({"count": np.array([3, 3], np.uint32)}, "beyond the spectrum"),
+        ({"first": np.array([0, 2**32 - 1], np.uint32)}, "beyond the spectrum"),
+        ({"weights": np.ones(4, np.float32)}, "weights must have"),
+        ({"isa": "sse9"}, "no such instruction set"),
+    ],
+)
+def test_the_extension_checks_its_buffers(changes: dict[str, object], message: str) -> None:
+    extension().log_mel(*native_arguments())
+    with pytest.raises(ValueError, match=message):
+        extension().log_mel(*native_arguments(**changes))
 
 
 def test_bad_input() -> None:

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asr_compress.runtime import arithmetic, native_backend, reference
+from asr_compress.runtime import arithmetic, reference
 from asr_compress.runtime.engine import Engine
 from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.extension import INSTRUCTION_SET_VARIABLE, extension, instruction_sets
 from asr_compress.runtime.formats import (
     Binary,
     BlockSparseInt4,
@@ -30,11 +31,11 @@ from asr_compress.runtime.formats import (
     WeightFormat,
 )
 from asr_compress.runtime.formats.block_sparse import as_blocks
-from asr_compress.runtime.native_backend import INSTRUCTION_SET_VARIABLE, NativeBackend
+from asr_compress.runtime.native_backend import NativeBackend
 from asr_compress.runtime.network import ConstantGates, Linear, LSTMLayer, Network
 from tests.runtime.networks import Maker, backward_networks, streaming_networks
 
-SETS = native_backend.instruction_sets()
+SETS = instruction_sets()
 pytestmark = pytest.mark.skipif(not SETS, reason="the native engine was not built here")
 
 Encode = Callable[[np.ndarray], WeightFormat]
@@ -133,7 +134,7 @@ def test_the_cell_is_arithmetic(hidden, scale):
     expected_c, expected_h = arithmetic.lstm_cell(gates, c)
     for isa in SETS:
         state, h = c.copy(), np.zeros_like(c)
-        native_backend.extension().lstm_cell(isa, gates, state, h)
+        extension().lstm_cell(isa, gates, state, h)
         assert np.array_equal(state, expected_c) and np.array_equal(h, expected_h)
 
 
@@ -267,7 +268,7 @@ def describe(**changes: object) -> list[tuple]:
 )
 def test_descriptions_that_do_not_fit(changes, message):
     with pytest.raises(ValueError, match=message):
-        native_backend.extension().Model(describe(**changes), "portable")
+        extension().Model(describe(**changes), "portable")
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_descriptions_that_do_not_fit(changes, message):
 )
 def test_layers_that_do_not_fit(layers, message):
     with pytest.raises(ValueError, match=message):
-        native_backend.extension().Model(layers, "portable")
+        extension().Model(layers, "portable")
 
 
 @pytest.mark.parametrize(
@@ -297,11 +298,11 @@ def test_block_patterns_that_do_not_fit(change, message):
     codes, scales = np.zeros((2, 16, 4), np.int8), np.ones(20, np.float32)
     layer = ("linear", ("block_int8", 20, 7, sections, counts, columns, codes, scales, 0.0), np.zeros(20, np.float32))
     with pytest.raises(ValueError, match=message):
-        native_backend.extension().Model([layer], "portable")
+        extension().Model([layer], "portable")
 
 
 def test_buffers_of_the_wrong_size():
-    model = native_backend.extension().Model(describe(), "portable")
+    model = extension().Model(describe(), "portable")
     good, out = np.zeros((3, 6), np.float32), np.zeros((3, 5), np.float32)
     model.run([good], [out], 1)
     for inputs, outputs, threads in (

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr_compress.runtime import native_backend
 from asr_compress.runtime.engine import Engine
+from asr_compress.runtime.extension import instruction_sets
 from asr_compress.runtime.formats import Int8
 from tests.runtime.networks import Maker, backward_networks, streaming_networks
 
 pytestmark = [
-    pytest.mark.skipif(not native_backend.instruction_sets(), reason="the native engine was not built here"),
+    pytest.mark.skipif(not instruction_sets(), reason="the native engine was not built here"),
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc"),
 ]
 GROWTH_BYTES = 4 * 2**20  # allocators round; an hour of frames leaked would be many times this

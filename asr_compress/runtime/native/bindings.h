@@ -93,4 +93,7 @@ void without_gil(Body body) {
 // The types of the beam search, for the module.
 bool add_search(PyObject* module);
 
+// Its features.
+bool add_features(PyObject* module);
+
 }  // namespace asr

@@ -86,6 +86,21 @@ struct Output {
     bool backwards;  // visit panels from the last to the first
 };
 
+// What turns windows of a waveform into log-mel energies; runtime/features.py makes the tables.
+struct MelBank {
+    size_t length, shift;         // samples in a window, and from one window to the next
+    size_t fft_length;            // a power of two that covers a window
+    size_t bins;
+    float preemphasis, complement;  // complement: 1 - preemphasis, rounded once
+    const float* window;          // [length], the first of them 0
+    const float* circle;          // [fft_length][2]: exp(-2 pi i k / fft_length)
+    const uint32_t* first;        // [bins]: first spectrum bin under each triangle
+    const uint32_t* count;        // [bins]: spectrum bins under it
+    const float* weights;         // [sum of count]
+    float floor;                  // of the energies, before the logarithm
+    size_t scratch() const { return kLanes * (3 * fft_length + bins); }  // numbers that log_mel works on
+};
+
 struct Kernels {
     const char* name;
     // int8 kernels take activation codes XOR this: 0x80 turns int8 into uint8 with zero point 128, which vpdpbusd wants.
@@ -105,6 +120,9 @@ struct Kernels {
     void (*layer_norm)(const float* x, size_t cols, const float* weight, const float* bias, float eps, float* y);
     void (*normalize)(const float* x, size_t cols, const float* mean, const float* scale, float* y);
     void (*clamp)(const float* x, size_t count, float low, float high, float* y);
+
+    // samples in [-1, 1), enough for `frames` windows; out [frames][bins].
+    void (*log_mel)(const MelBank&, const float* samples, size_t frames, float* scratch, float* out);
 
     // For the roofline: read bytes once and sum them; run that many multiply-accumulates on registers.
     int32_t (*probe_read)(const int8_t* bytes, size_t count);
