@@ -16,8 +16,8 @@ from asr_compress.evaluation.evaluate import evaluate
 from asr_compress.evaluation.records import read_lines
 from asr_compress.evaluation.results import load_results
 from asr_compress.evaluation.scoring import Scored, score_results
-from asr_compress.evaluation.study_page import contrast_table, study_table
-from asr_compress.evaluation.summary import summarize
+from asr_compress.evaluation.study_page import contrast_table, smallest_within, study_table
+from asr_compress.evaluation.summary import Row, summarize
 from asr_compress.evaluation.tuning import Weights, tune_bundle
 from asr_compress.evaluation.variants import Variant, file_sha256
 from asr_compress.runtime.bundle import Bundle
@@ -35,12 +35,14 @@ class Trial:
         stages: as a recipe has them; a stage with `training` trains.
         student: a fresh model of the zoo; None compresses the recognizer itself.
         listens: takes statistics of speech though it does not train.
+        strict: as in a recipe: a pass that finds nothing to change is an error.
     """
 
     name: str
     stages: Sequence[dict[str, Any]]
     student: str | None = None
     listens: bool = False
+    strict: bool = True
 
     @property
     def trains(self) -> bool:
@@ -55,7 +57,7 @@ class Study:
         pairs: names; the first of each is measured against the second.
         margin: relative rise of the error that is asked for; None asks for none.
         notes: paragraphs under the tables.
-        appendix: makes a further paragraph of the compressed bundles, by name (of the first seed).
+        appendix: makes a further paragraph of the rows and of the compressed bundles, by name (of the first seed).
     """
 
     title: str
@@ -64,7 +66,7 @@ class Study:
     pairs: tuple[tuple[str, str], ...] = ()
     margin: float | None = None
     notes: tuple[str, ...] = ()
-    appendix: Callable[[Mapping[str, Bundle]], str] | None = None
+    appendix: Callable[[Sequence[Row], Mapping[str, Bundle]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def epochs_of(trial: Trial, training: Mapping[str, Any]) -> int:
 def _compressed(trial: Trial, seed: int, plan: Plan, say: Callable[[str], None]) -> Path:
     data = {"train": [str(plan.train)], "dev": [str(plan.dev)]} if trial.trains or trial.listens else {}
     student = {} if trial.student is None else {"student": trial.student}
-    keys = {"seed": seed, "training": dict(plan.training), "stages": list(trial.stages)}
+    keys = {"seed": seed, "strict": trial.strict, "training": dict(plan.training), "stages": list(trial.stages)}
     recipe = Recipe.from_json({**data, **student, **keys}, trial.name)
     folder = plan.out / re.sub(r"[^a-z0-9.]+", "-", trial.name.lower()).strip("-") / f"seed-{seed}"
     made = compress(plan.base, recipe, folder, plan.cache, say=say)
@@ -188,12 +190,14 @@ def _section(study: Study, plan: Plan, command: str, scored: Scored, variants: S
     epochs = {trial.name: epochs_of(trial, plan.training) for trial in study.trials if trial.trains}
     parts = [f"## {study.title}", study.question, f"    {command}", _how(scored, epochs, plan, len(rows))]
     parts.append(study_table(rows, epochs, study.margin))
+    if study.margin is not None:
+        parts.append(smallest_within(rows, study.margin))
     contrasts = contrast_table(scored, study.pairs, study.margin)
     if contrasts:
         parts += ["Against each other, paired on the same utterances:", contrasts]
     parts += study.notes
     if study.appendix is not None:
-        parts.append(study.appendix({v.name: Bundle.load(v.bundle) for v in reversed(variants)}))
+        parts.append(study.appendix(rows, {v.name: Bundle.load(v.bundle) for v in reversed(variants)}))
     return "\n\n".join(parts) + "\n"
 
 

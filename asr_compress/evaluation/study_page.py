@@ -43,6 +43,21 @@ def _cells(row: Row, epochs: Mapping[str, int], margin: float | None) -> list[st
     return [*found, _signed(against.relative), against.verdict, *_within(against.relative, margin)]
 
 
+def smallest_within(rows: Sequence[Row], margin: float) -> str:
+    """A sentence on the smallest file that is surely within the margin of the first row."""
+    asked = f"within {100 * margin:g} % relative of {rows[0].name}"
+    sure = []
+    for row in rows[1:]:
+        against = None if isinstance(row.accuracy, NA) else row.accuracy.against
+        if against is not None and not isinstance(against.relative, NA):
+            sure += [row] if within_margin(against.relative, margin).passed else []
+    if not sure:
+        return f"No variant is surely {asked}."
+    best = min(sure, key=lambda row: row.cost.file_bytes)
+    times = rows[0].cost.file_bytes / best.cost.file_bytes
+    return f"The smallest file surely {asked}: {best.name}, {times:.2f} times smaller."
+
+
 def contrast_table(scored: Scored, pairs: Sequence[tuple[str, str]], margin: float | None = None) -> str:
     """Paired differences of the first of each pair against the second, relative to the second.
 

@@ -12,22 +12,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from asr_compress.compression.base import Context
-from asr_compress.compression.order import check_order
+from asr_compress.compression.order_table import order_table
 from asr_compress.compression.registry import make_pass
 from asr_compress.compression.sensitivity_study import run_sensitivity
 from asr_compress.compression.study import Plan, Study, Trial, run_study, tuned_base
 from asr_compress.corpora.manifests import read_manifest, write_manifests
 from asr_compress.corpora.splits import take_hours
 from asr_compress.evaluation.study_page import write_page
+from asr_compress.evaluation.summary import NA, Row
 from asr_compress.evaluation.table import bytes_text, markdown_table
 from asr_compress.models.convert import from_network, to_network
 from asr_compress.models.maps import maps_of
 from asr_compress.runtime.bundle import Bundle
-from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.network import walk
 
 STUDENT = "blstm-tiny"
@@ -41,7 +42,16 @@ TRAINING = {
 }
 TRAIN: dict[str, Any] = {"training": {}}  # a stage with the study's budget
 CONTROL = "fp32, trained as long"
+ORDERED: dict[str, dict[str, Any]] = {  # passes whose orders are tabulated
+    "structured_pruning": {"sparsity": 0.25},
+    "gate_pruning": {"share": 0.2},
+    "low_rank": {"ratio": 2.0},
+    "pruning": {"sparsity": 0.75},
+    "block_pruning": {"sparsity": 0.75},
+    "quantization": {},
+}
 INTRO = """\
+The recognizer: {model}, {size} in fp32, dev error when it was trained {error}.
 Every table compares with the recognizer in fp32 on the same utterances of speechocean762's test speakers. Intervals are
 95 %, from resampled speakers; differences are paired, and 'no evidence' is neither a loss nor its absence. Words are
 searched with a lexicon and a trigram model, beam {beam}; decoding weights are the recognizer's, tuned on dev speakers.
@@ -105,9 +115,10 @@ def low_rank(base: Base) -> Study:
         "joint SVD, maps / 3.5": {"joint_low_rank": {"ratio": 3.5}},
     }
     tuned = ("SVD, energy 0.8", "SVD, maps / 3.5", "SVD by gate, maps / 3.5", "joint SVD, maps / 3.5")
-    trials = [Trial(name, [{"passes": [step]}]) for name, step in shapes.items()]
+    # Where an energy wants no smaller factors, the map stays whole and the row says so by its size.
+    trials = [Trial(name, [{"passes": [step]}], strict=False) for name, step in shapes.items()]
     trials.append(Trial(CONTROL, [TRAIN]))
-    trials += [Trial(f"{name}, trained", [{"passes": [shapes[name]], **TRAIN}]) for name in tuned]
+    trials += [Trial(f"{name}, trained", [{"passes": [shapes[name]], **TRAIN}], strict=False) for name in tuned]
     pairs = [(f"{name}, trained", CONTROL) for name in tuned]
     pairs += [(f"{name}, trained", "SVD, maps / 3.5, trained") for name in tuned[2:]]
     return Study(
@@ -220,7 +231,7 @@ def gates(base: Base) -> Study:
     def row(criterion: str, share: float) -> tuple[str, dict[str, Any]]:
         return f"{100 * share:.0f} % by {criterion}", {"gate_pruning": {"criterion": criterion, "share": share}}
 
-    shares = {"variance": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5), "effect": (0.1, 0.2, 0.3, 0.4, 0.5), "norm": (0.1, 0.2)}
+    shares = {"variance": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5), "effect": (0.1, 0.2, 0.3, 0.4, 0.5), "norm": (0.1,)}
     steps = dict(row(criterion, share) for criterion, some in shares.items() for share in some)
     trials = [Trial(name, [{"passes": [step]}], listens=True) for name, step in steps.items()]
     lasso = [
@@ -250,17 +261,30 @@ def gates(base: Base) -> Study:
     )
 
 
-def constant_gates(bundles: Mapping[str, Bundle]) -> str:
-    """Constant gates by type and layer, per cent of each, as the passes reported them."""
-    rows = []
+def constant_gates(rows: Sequence[Row], bundles: Mapping[str, Bundle]) -> str:
+    """The largest share at no significant loss by criterion; constant gates by type and layer, as reported."""
+    verdicts = {
+        row.name: row.accuracy.against.verdict
+        for row in rows
+        if not isinstance(row.accuracy, NA) and row.accuracy.against is not None
+    }
+    borne = []
+    for criterion in ("variance", "effect", "norm"):
+        ladder = [name for name in verdicts if name.endswith(f"% by {criterion}")]
+        kept = list(takewhile(lambda name: verdicts[name] != "worse", ladder))
+        borne.append(f"by {criterion} " + (kept[-1].partition(" by")[0] if kept else f"less than {ladder[0]}"))
+    table = []
     for name, bundle in bundles.items():
         reports = [report for entry in bundle.history for report in entry.get("reports", ())]
         for report in (report for report in reports if report["pass"] == "gate_pruning"):
             for direction, figures in report["touched"].items():
                 parts = [f"{100 * figures['constant'][gate] / figures['units']:.0f}" for gate in "ifgo"]
-                rows.append([name, direction.removeprefix("layers."), *parts])
+                table.append([name, direction.removeprefix("layers."), *parts])
     titles = ["variant", "direction", "i %", "f %", "g %", "o %"]
-    return "Constant gates by type and layer:\n\n" + "\n".join(markdown_table(titles, sorted(rows), left=2))
+    return (
+        f"Largest share of constant gates before the first significant loss: {', '.join(borne)}. "
+        "Constant gates by type and layer:\n\n" + "\n".join(markdown_table(titles, table[::-1], left=2))
+    )
 
 
 def order(base: Base) -> Study:
@@ -299,36 +323,8 @@ def order(base: Base) -> Study:
             ("blocks / 2, then int8 in training", "blocks / 2, then int8 at once"),
             ("blocks / 2 and int8 together", "blocks / 2, then int8 at once"),
         ),
-        notes=(allowed_orders(),),
+        notes=("What a recipe may do in which order, checked before any work starts:", order_table(ORDERED)),
     )
-
-
-def allowed_orders() -> str:
-    """A table of which pass may follow which, from the passes' own rules, and the reasons of those that may not."""
-    params: dict[str, dict[str, Any]] = {
-        "structured_pruning": {"sparsity": 0.25},
-        "gate_pruning": {"share": 0.2},
-        "low_rank": {"ratio": 2.0},
-        "pruning": {"sparsity": 0.75},
-        "block_pruning": {"sparsity": 0.75},
-        "quantization": {},
-    }
-    reasons: list[str] = []
-
-    def cell(first: str, second: str) -> str:
-        stages = [(name, [make_pass(name, params[name])]) for name in (first, second)]
-        try:
-            check_order(stages, set(), "fp32")
-        except InputError as error:
-            reason = str(error).partition(": ")[2]
-            reasons.extend([reason] if reason not in reasons else [])
-            return f"no ({reasons.index(reason) + 1})"
-        return "yes"
-
-    rows = [[first, *(cell(first, second) for second in params)] for first in params]
-    table = "\n".join(markdown_table(["first \\ then", *params], rows, left=1))
-    listed = "\n".join(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1))
-    return f"What a recipe may do in which order, checked before any work starts:\n\n{table}\n\n{listed}"
 
 
 STUDIES: dict[str, Callable[[Base], Study]] = {
@@ -384,6 +380,14 @@ def command_of(parser: argparse.ArgumentParser, arguments: argparse.Namespace, s
     return " ".join(words)
 
 
+def introduction(path: Path, bundle: Bundle, beam: int) -> str:
+    """What stands above all studies."""
+    errors = [entry["dev"]["error"] for entry in bundle.history if "error" in entry.get("dev", {})]
+    error = f"{100 * errors[-1]:.1f} %" if errors else "unknown"
+    size = bytes_text(path.stat().st_size)
+    return INTRO.format(model=bundle.model.get("name", "a model"), size=size, error=error, beam=beam)
+
+
 def parse(words: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", choices=[*STUDIES, "sensitivity"], action="append", help="all if none is named")
@@ -416,7 +420,7 @@ def main(words: Sequence[str] | None = None) -> None:
         write_page(
             page,
             "Studies of compression",
-            [INTRO.format(beam=arguments.beam)],
+            [introduction(plan.base, base.bundle, arguments.beam)],
             [plan.out / each for each in (*STUDIES, "sensitivity")],
         )
         print(f"{name}: {page}")
