@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from asr_compress.evaluation.backends import Unavailable
+from asr_compress.evaluation.peak import peak_bytes
 from asr_compress.evaluation.recognition import Recognition
 from asr_compress.evaluation.variants import Variant
 from asr_compress.runtime.errors import InputError
@@ -71,20 +71,6 @@ def footprint(variant: Variant, samples: np.ndarray) -> Footprint:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise InputError(f"variant {variant.key!r}: its own process failed: {last}")
     return Footprint(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def peak_bytes() -> int:
-    """Largest resident set of this process so far.
-
-    On Linux the kernel's record of this process image: `getrusage` there starts with the size of the process that
-    started this one, so that a child of a large process would look large.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _main() -> None:

@@ -50,7 +50,7 @@ class BeamDecoder:
         Raises:
             InputError: see `build_word_graph`; an empty lexicon; a native search that was not built.
         """
-        if lexicon is not None and len(lexicon) == 0:
+        if lexicon is not None and not lexicon:
             raise InputError("lexicon: it has no words; a search that it constrains could recognize nothing")
         if search == "native" and not word_search.available():
             raise InputError("the native search was not built; install asr-compress where there is a C++ compiler")

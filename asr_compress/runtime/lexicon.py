@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from asr_compress.runtime.errors import InputError
 
 Pronunciation = tuple[str, ...]
+# Text that `from_text` cannot object to: it is not parsed until a word is asked for.
+_WELL_FORMED = re.compile(r"(?:\S++\t\S++(?: \S++)*+\n)*+")
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Lexicon:
     pronunciations: Mapping[str, tuple[Pronunciation, ...]]
 
     def __post_init__(self) -> None:
+        if isinstance(self.pronunciations, _Written):
+            return
         for word, variants in self.pronunciations.items():
             if not word or word.split() != [word]:
                 raise InputError(f"lexicon: {word!r} is not a word: it is empty or holds white space")
@@ -44,6 +50,9 @@ class Lexicon:
 
     def __len__(self) -> int:
         return len(self.pronunciations)
+
+    def __bool__(self) -> bool:
+        return bool(self.pronunciations)
 
     def phones_of(self, text: str) -> list[str]:
         """The phones of a transcript, by the first pronunciation of each of its words.
@@ -66,7 +75,9 @@ class Lexicon:
         return Lexicon({word: self.pronunciations[word] for word in words if word in self.pronunciations})
 
     def to_text(self) -> str:
-        """One line a pronunciation: the word, a tab, its symbols with spaces between; variants one after another."""
+        """One line a pronunciation: the word, a tab, its symbols with spaces between."""
+        if isinstance(self.pronunciations, _Written):
+            return self.pronunciations.text
         return "".join(
             f"{word}\t{' '.join(variant)}\n" for word, variants in self.pronunciations.items() for variant in variants
         )
@@ -75,18 +86,46 @@ class Lexicon:
     def from_text(cls, text: str, name: str = "lexicon") -> Lexicon:
         """Read what `to_text` wrote. `name` stands in error messages, a path for instance.
 
+        Tens of thousands of words take a quarter of a second to parse. A recognizer that reads them compiled never
+        needs that, so text that is in order is parsed when a word is first asked for.
+
         Raises:
             InputError: a line is not a word, a tab and symbols.
         """
-        pronunciations: dict[str, tuple[Pronunciation, ...]] = {}
-        shared: dict[str, str] = {}  # a few dozen symbols fill the lexicon: keep one object of each
-        for number, line in enumerate(text.splitlines(), start=1):
-            word, tab, symbols = line.partition("\t")
-            if not tab or not word or not symbols:
-                raise InputError(
-                    f"{name}, line {number}: got {line!r}; write WORD, a tab, then symbols: WORD<tab>W ER D"
-                )
-            variant = tuple([shared.setdefault(symbol, symbol) for symbol in symbols.split()])
-            known = pronunciations.get(word)
-            pronunciations[word] = (variant,) if known is None else (*known, variant)
-        return cls(pronunciations)
+        return cls(_Written(text) if _WELL_FORMED.fullmatch(text) else _parsed(text, name))
+
+
+class _Written(Mapping[str, tuple[Pronunciation, ...]]):
+    """The words of a well-formed text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def _words(self) -> dict[str, tuple[Pronunciation, ...]]:
+        return _parsed(self.text, "lexicon")
+
+    def __getitem__(self, word: str) -> tuple[Pronunciation, ...]:
+        return self._words[word]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._words)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+
+def _parsed(text: str, name: str) -> dict[str, tuple[Pronunciation, ...]]:
+    pronunciations: dict[str, tuple[Pronunciation, ...]] = {}
+    shared: dict[str, str] = {}  # a few dozen symbols fill the lexicon: keep one object of each
+    for number, line in enumerate(text.splitlines(), start=1):
+        word, tab, symbols = line.partition("\t")
+        if not tab or not word or not symbols:
+            raise InputError(f"{name}, line {number}: got {line!r}; write WORD, a tab, then symbols: WORD<tab>W ER D")
+        variant = tuple([shared.setdefault(symbol, symbol) for symbol in symbols.split()])
+        known = pronunciations.get(word)
+        pronunciations[word] = (variant,) if known is None else (*known, variant)
+    return pronunciations

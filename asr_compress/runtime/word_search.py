@@ -80,42 +80,39 @@ def build_word_graph(tokens: Tokens, lexicon: Lexicon | None, lm_path: str | Pat
     Raises:
         InputError: the language model is missing or no ARPA file; a pronunciation has a symbol that is no token.
     """
+    symbols = tokens.symbols[1:]
     if lexicon is None:
         boundary = len(tokens)
-        words: tuple[str, ...] = tokens.symbols[1:]
-        spelled: list[tuple[int, tuple[int, ...]]] = [(label, (label + 1,)) for label in range(len(words))]
+        spelled = "\n".join(symbols).encode(), *_numbers(len(symbols))
     else:
         boundary = tokens.ids[SPACE] if tokens.kind == "char" else len(tokens)
-        words = tuple(lexicon)
         spelled = _spelled(tokens, lexicon)
-    lengths = np.array([0, *(len(variant) for _, variant in spelled)], np.uint32)
     try:
         native = _native.WordGraph(
-            len(tokens),
-            boundary,
-            "\n".join(words).encode(),
-            np.array([label for label, _ in spelled], np.uint32),
-            np.cumsum(lengths, dtype=np.uint32),
-            np.array([token for _, variant in spelled for token in variant], np.uint32),
-            None if lm_path is None else _arpa_text(Path(lm_path)),
+            len(tokens), boundary, *spelled, None if lm_path is None else _arpa_text(Path(lm_path))
         )
     except ValueError as error:
         if lm_path is None:
             raise
         raise InputError(f"{lm_path}: not an ARPA language model that can be read: {error}") from None
-    return WordGraph(() if lexicon is None else words, boundary, native)
+    words = () if lexicon is None else tuple(spelled[0].decode().split("\n"))
+    return WordGraph(words, boundary, native)
 
 
-def _spelled(tokens: Tokens, lexicon: Lexicon) -> list[tuple[int, tuple[int, ...]]]:
-    """Each pronunciation in token ids, with the label of its word."""
-    ids, spelled = tokens.ids, []
-    for label, word in enumerate(lexicon):
-        for variant in lexicon[word]:
-            try:
-                spelled.append((label, tuple([ids[symbol] for symbol in variant])))
-            except KeyError as error:
-                raise InputError(f"lexicon: {word} is said with {error}, which is no token of the model") from None
-    return spelled
+def _numbers(words: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each token but the blank as a word of its own: label of each, where it starts, what it is spelled with."""
+    counted = np.arange(words + 1, dtype=np.uint32)
+    return counted[:-1], counted, counted[1:]
+
+
+def _spelled(tokens: Tokens, lexicon: Lexicon) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
+    """The words, a line each; of each pronunciation its word's label, where it starts, and all in token ids."""
+    try:
+        words, *numbers = _native.spell(lexicon.to_text().encode(), "\n".join(tokens.symbols).encode())
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    word_of, starts, spelled = (np.frombuffer(packed, np.uint32) for packed in numbers)
+    return words, word_of, starts, spelled
 
 
 def _arpa_text(path: Path) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from asr_compress.evaluation.memory import footprint, peak_bytes
+from asr_compress.evaluation.memory import footprint
+from asr_compress.evaluation.peak import peak_bytes
 from asr_compress.evaluation.variants import Variant
 from asr_compress.runtime.errors import InputError
 from tests.evaluation.bundles import bundle

@@ -109,8 +109,8 @@ def assert_same(frames: np.ndarray, defined: np.ndarray) -> None:
 def test_the_extension_equals_numpy(config: FeatureConfig, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(INSTRUCTION_SET_VARIABLE, isa)
     for samples in (0, 1, config.length - 1, config.length, config.length + config.shift, 7 * config.length, 20000):
-        wave = noise(samples, seed=samples)
-        for wave in (wave, np.zeros_like(wave), wave * np.float32(1e-6), np.clip(20 * wave, -1, 1)):
+        sound = noise(samples, seed=samples)
+        for wave in (sound, np.zeros_like(sound), sound * np.float32(1e-6), np.clip(20 * sound, -1, 1)):
             assert_same(log_mel(wave, config), log_mel_numpy(wave, config))
 
 

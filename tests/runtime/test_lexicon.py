@@ -45,3 +45,27 @@ def test_bad_entries_are_refused(words: dict[str, tuple[tuple[str, ...], ...]]) 
 def test_restricted_to_keeps_the_order_asked_for() -> None:
     lexicon = Lexicon.from_text("A\tAH\nB\tB IY\nC\tS IY\n")
     assert list(lexicon.restricted_to(["C", "X", "A"])) == ["C", "A"]
+
+
+def test_variants_of_a_word_need_not_stand_together() -> None:
+    lexicon = Lexicon.from_text("A\tAH\nB\tB IY\nA\tEY\n")
+    assert list(lexicon) == ["A", "B"] and lexicon["A"] == (("AH",), ("EY",))
+
+
+def test_text_in_order_is_parsed_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "A\tAH\nCAT\tK AE T\n"
+    lexicon = Lexicon.from_text(text)
+    with monkeypatch.context() as patch:
+        patch.setattr("asr_compress.runtime.lexicon._parsed", None)  # calling it would raise
+        assert lexicon.to_text() == text and lexicon
+    assert len(lexicon) == 2 and "CAT" in lexicon and "DOG" not in lexicon
+    assert lexicon == Lexicon({"A": (("AH",),), "CAT": (("K", "AE", "T"),)})
+
+
+@pytest.mark.parametrize("text", ["A\tAH\r\nB\tB  IY", "A\tAH \n"])
+def test_untidy_text_means_the_same(text: str) -> None:
+    assert Lexicon.from_text(text)["A"] == (("AH",),)
+
+
+def test_no_words_is_false() -> None:
+    assert not Lexicon.from_text("") and not Lexicon({})

@@ -19,6 +19,7 @@ from asr_compress.runtime.audio import load_audio
 from asr_compress.runtime.beam import BeamDecoder, DecodingConfig
 from asr_compress.runtime.decoding import log_softmax
 from asr_compress.runtime.errors import InputError
+from asr_compress.runtime.extension import extension
 from asr_compress.runtime.features import FeatureConfig, log_mel
 from asr_compress.runtime.lexicon import Lexicon
 from asr_compress.runtime.tokens import Tokens
@@ -343,3 +344,19 @@ def test_flashlight_searches_where_there_is_no_extension(monkeypatch: pytest.Mon
     assert decoder.decode(posteriors("K AE T", PHONES), FRAME_S).text == "CAT"
     with pytest.raises(InputError, match="not built"):
         BeamDecoder(PHONES, LEXICON, search="native")
+
+
+def test_a_lexicon_is_read_the_same_compiled_and_in_python() -> None:
+    lexicon = Lexicon.from_text("BA\tB A\nA\tA\nBA\tB\nCAB\tC A B\nA\tA A\n")
+    words, word_of, starts, spelled = word_search._spelled(LETTERS, lexicon)
+    expected = [(label, variant) for label, word in enumerate(lexicon) for variant in lexicon[word]]
+    symbols = [LETTERS.symbols[token] for token in spelled]
+    found = [tuple(symbols[first:end]) for first, end in zip(starts[:-1], starts[1:], strict=True)]
+    assert words.decode().split("\n") == list(lexicon)
+    assert list(zip(word_of.tolist(), found, strict=True)) == expected
+
+
+@pytest.mark.parametrize("line", [b"NO TAB", b"\tA", b"A\t", b"A\tA ", b"A\tQ", b"\n"])
+def test_a_malformed_lexicon_is_refused_by_the_extension_too(line: bytes) -> None:
+    with pytest.raises(ValueError, match="lexicon"):
+        extension().spell(b"A\tA\n" + line + b"\n", b"<blank>\nA")

@@ -3,6 +3,7 @@
 #include "search.h"
 
 #include <mutex>
+#include <unordered_map>
 
 namespace asr {
 namespace {
@@ -28,13 +29,6 @@ void released(PyObject* self) {
     Py_DECREF(type);
 }
 
-// ---- the WordGraph type --------------------------------------------------------------------------------------
-
-struct GraphObject {
-    PyObject_HEAD
-    std::shared_ptr<const WordGraph>* graph;
-};
-
 std::vector<std::string_view> lines_of(const View& text) {
     std::vector<std::string_view> lines;
     std::string_view rest(text.bytes(), text.size());
@@ -45,6 +39,89 @@ std::vector<std::string_view> lines_of(const View& text) {
     }
     return lines;
 }
+
+// ---- a lexicon's text ----------------------------------------------------------------------------------------
+
+// Pronunciations in the order of their words, each word's in the order of the text.
+struct Spelled {
+    std::string words;  // one a line, in the order in which they come first
+    std::vector<uint32_t> word_of, starts{0}, tokens;
+
+    Spelled(const std::vector<std::string_view>& lines, const std::vector<std::string_view>& symbols) {
+        std::unordered_map<std::string_view, uint32_t> ids, labels;
+        for (size_t id = 0; id < symbols.size(); id++) ids.emplace(symbols[id], static_cast<uint32_t>(id));
+        labels.reserve(lines.size());
+        std::vector<std::vector<std::string_view>> variants;  // of each word
+        for (std::string_view line : lines) {
+            size_t tab = line.find('\t');
+            if (tab == std::string_view::npos || tab == 0)
+                throw std::invalid_argument("lexicon: a line is not a word, a tab and symbols");
+            std::string_view word = line.substr(0, tab);
+            auto [place, first] = labels.emplace(word, static_cast<uint32_t>(variants.size()));
+            if (first) {
+                variants.emplace_back();
+                words.append(words.empty() ? "" : "\n").append(word);
+            }
+            variants[place->second].push_back(line);
+        }
+        for (size_t label = 0; label < variants.size(); label++)
+            for (std::string_view line : variants[label]) add(line, static_cast<uint32_t>(label), ids);
+    }
+
+private:
+    void add(std::string_view line, uint32_t label, const std::unordered_map<std::string_view, uint32_t>& ids) {
+        size_t tab = line.find('\t');
+        std::string_view rest = line.substr(tab + 1);
+        while (true) {
+            size_t end = std::min(rest.find(' '), rest.size());
+            auto found = ids.find(rest.substr(0, end));
+            if (found == ids.end())
+                throw std::invalid_argument("lexicon: " + std::string(line.substr(0, tab)) + " is said with '" +
+                                            std::string(rest.substr(0, end)) + "', which is no token of the model");
+            tokens.push_back(found->second);
+            if (end == rest.size()) break;
+            rest.remove_prefix(end + 1);
+        }
+        word_of.push_back(label);
+        starts.push_back(static_cast<uint32_t>(tokens.size()));
+    }
+};
+
+PyObject* bytes_of(const void* data, size_t size) {
+    PyObject* bytes = PyBytes_FromStringAndSize(static_cast<const char*>(data), static_cast<Py_ssize_t>(size));
+    if (!bytes) throw PythonError();
+    return bytes;
+}
+
+PyObject* bytes_of(const std::vector<uint32_t>& numbers) {
+    return bytes_of(numbers.data(), numbers.size() * sizeof(uint32_t));
+}
+
+PyObject* spell(PyObject*, PyObject* args) {
+    return guarded(static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
+        PyObject *lexicon, *symbols;
+        if (!PyArg_ParseTuple(args, "OO", &lexicon, &symbols)) throw PythonError();
+        View lexicon_view(lexicon), symbols_view(symbols);
+        if (lexicon_view.size() > UINT32_MAX) throw std::length_error("lexicon: its text is too large");
+        Spelled spelled(lines_of(lexicon_view), lines_of(symbols_view));
+        Object words(bytes_of(spelled.words.data(), spelled.words.size())), word_of(bytes_of(spelled.word_of));
+        Object starts(bytes_of(spelled.starts)), tokens(bytes_of(spelled.tokens));
+        return PyTuple_Pack(4, words.get(), word_of.get(), starts.get(), tokens.get());
+    });
+}
+
+PyMethodDef search_functions[] = {
+    {"spell", spell, METH_VARARGS,
+     "spell(lexicon, symbols) -> words, word_of, starts, tokens: what WordGraph takes, from lines of text."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+// ---- the WordGraph type --------------------------------------------------------------------------------------
+
+struct GraphObject {
+    PyObject_HEAD
+    std::shared_ptr<const WordGraph>* graph;
+};
 
 PyObject* graph_new(PyTypeObject* type, PyObject* args, PyObject*) {
     return guarded(static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
@@ -224,7 +301,8 @@ bool add_search(PyObject* module) {
     Object graph(PyType_FromSpec(&graph_spec));
     if (!graph || PyModule_AddObjectRef(module, "WordGraph", graph.get()) != 0) return false;
     Object search(PyType_FromSpec(&search_spec));
-    return search && PyModule_AddObjectRef(module, "Search", search.get()) == 0;
+    return search && PyModule_AddObjectRef(module, "Search", search.get()) == 0 &&
+           PyModule_AddFunctions(module, search_functions) == 0;
 }
 
 }  // namespace asr
