@@ -32,13 +32,20 @@ from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.network import walk
 
 STUDENT = "blstm-tiny"
-STUDENT_EPOCHS = 4  # a fresh student trains this many times as long as a compressed model
+STUDENT_EPOCHS = 3  # a fresh student trains this many times as long as a compressed model
 TRAINING = {
     "batch_s": 30,
     "dropout": 0.1,
     "average": 1,
     "optimizer": {"lr": 1.0e-3},
-    "augment": {"speeds": [1.0], "frequency_masks": 2, "frequency_bins": 15, "time_masks": 3, "time_share": 0.05},
+    "augment": {
+        "speeds": [1.0],
+        "frequency_masks": 2,
+        "frequency_bins": 15,
+        "time_masks": 3,
+        "time_share": 0.05,
+        "after_epochs": 0,
+    },
 }
 TRAIN: dict[str, Any] = {"training": {}}  # a stage with the study's budget
 CONTROL = "fp32, trained as long"
@@ -200,6 +207,7 @@ def distillation(base: Base) -> Study:
         "optimizer": {"lr": 2.0e-3},
         "schedule": {"warmup_steps": 300},
         "shortest_first_epochs": 1,
+        "augment": {"after_epochs": base.epochs},  # past the blank plateau
     }
     alone = f"{STUDENT} alone"
     losses: dict[str, dict[str, Any]] = {
