@@ -239,17 +239,17 @@ def gates(base: Base) -> Study:
     def row(criterion: str, share: float) -> tuple[str, dict[str, Any]]:
         return f"{100 * share:.0f} % by {criterion}", {"gate_pruning": {"criterion": criterion, "share": share}}
 
-    shares = {"variance": (0.05, 0.1, 0.2, 0.3, 0.4, 0.5), "effect": (0.1, 0.2, 0.3, 0.4, 0.5), "norm": (0.1,)}
+    shares = dict.fromkeys(("variance", "effect"), (0.02, 0.05, 0.1, 0.2, 0.3)) | {"norm": (0.1,)}
     steps = dict(row(criterion, share) for criterion, some in shares.items() for share in some)
     trials = [Trial(name, [{"passes": [step]}], listens=True) for name, step in steps.items()]
     lasso = [
         {"regularization": {"group": "gate_row", "strength": 1e-3}},
-        {"gate_pruning": {"criterion": "norm", "share": 0.4, "when": "after"}},
+        {"gate_pruning": {"criterion": "norm", "share": 0.3, "when": "after"}},
     ]
-    ranked, grouped = "40 % by effect, trained", "40 % by group lasso"
+    ranked, grouped = "30 % by effect, trained", "30 % by group lasso"
     trials += [
         Trial(CONTROL, [TRAIN]),
-        Trial(ranked, [{"passes": [steps["40 % by effect"]], **TRAIN}]),
+        Trial(ranked, [{"passes": [steps["30 % by effect"]], **TRAIN}]),
         Trial(grouped, [{"passes": lasso, **TRAIN}]),
     ]
     return Study(
@@ -259,7 +259,7 @@ def gates(base: Base) -> Study:
         "become the constant that is their mean, and their rows are neither stored nor computed.",
         tuple(trials),
         pairs=(
-            *((f"{share} % by effect", f"{share} % by variance") for share in (10, 20, 30, 40, 50)),
+            *((f"{share} % by effect", f"{share} % by variance") for share in (2, 5, 10, 20, 30)),
             (ranked, CONTROL),
             (grouped, CONTROL),
             (grouped, ranked),
