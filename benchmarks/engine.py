@@ -3,11 +3,14 @@
     python -m benchmarks.engine --json benchmarks/engine.json
     python -m benchmarks.engine --seeds 1 2 3 --batches 1
     python -m benchmarks.engine --threads 2 --batches 1 16 --fixed-only
+    python -m benchmarks.engine --checks-only
+    asr-compress benchmark --suite engine --seeds 1 --seeds 2
 
 Every engine takes one turn a round, in an order that rotates, with its threads pinned; the table has the median and,
 for this engine's formats, the ratio to the best peer. Peers far behind the best sit out most rounds. A peer that cannot
 run here is n/a, with the reason. Pruned variants are other models than the peers run: their ratios say what pruning
-buys in speed, at whatever accuracy it costs.
+buys in speed, at whatever accuracy it costs. Without peers, in the same run: one core's roofline, time by number of
+frames, two threads against one, and the shares of features, engine and decoding in a recognizer.
 """
 
 from __future__ import annotations
@@ -24,6 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from asr_compress.evaluation.environment import environment
+from asr_compress.evaluation.timing import ThreadPinning
+from asr_compress.runtime.engine import Engine
+from asr_compress.runtime.formats import Float32, Int8
+from benchmarks import engine_checks
+from benchmarks.engine_checks import Length, Shares, Threads
+from benchmarks.engine_peers import PEERS, torch_float32
+from benchmarks.engine_roofline import Roofline, roofline
+from benchmarks.engine_shapes import FEATURES, FIXED, VARIANTS, Shape, Variant, drawn, recognizer, to_network
 
 FRAMES_PER_S = 100
 OWN = "asr_compress"
@@ -38,10 +52,11 @@ _LIMITS = {"float32": 1e-3, "f32": 1e-3, "bf": 0.05, "int8": 0.2, "int4": 0.6}
 class Case:
     """One table: a shape, a batch, threads, frames an utterance."""
 
-    shape: Any
+    shape: Shape
     batch: int
     threads: int
     frames: int
+    drawn: bool = False  # from a seed
 
     @property
     def title(self) -> str:
@@ -63,10 +78,11 @@ class Timing:
         return float(np.median(self.times_s))
 
 
+Results = Sequence[tuple[Case, list[Timing]]]
+
+
 def measure(case: Case, seed: int, rounds: int) -> list[Timing]:
     """All engines on one case, interleaved."""
-    from benchmarks.engine_shapes import FEATURES, recognizer
-
     module = recognizer(case.shape, seed)
     x = np.random.default_rng(seed).normal(size=(case.batch, case.frames, FEATURES)).astype(np.float32)
     engines, unavailable = {}, []
@@ -105,11 +121,6 @@ def _interleave(engines: dict[str, Run], x: np.ndarray, rounds: int) -> dict[str
 
 def _engines(module: Any, threads: int) -> Iterator[tuple[str, bool, Callable[[], tuple[Run, Run]]]]:
     """Name, whether it is ours, and what makes (engine, the float32 model whose outputs it must give)."""
-    from asr_compress.runtime.engine import Engine
-    from asr_compress.runtime.formats import Float32, Int8
-    from benchmarks.engine_peers import PEERS, torch_float32
-    from benchmarks.engine_shapes import VARIANTS, Variant, to_network
-
     exact = _once(torch_float32(module, threads))
     for name, make in PEERS.items():
         yield name, False, lambda make=make: (make(module, threads), exact)
@@ -167,18 +178,17 @@ def table(case: Case, timings: Sequence[Timing]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summary(results: Sequence[tuple[Case, list[Timing]]]) -> str:
+def summary(results: Results) -> str:
     """Ratios of this engine's formats to the best peer: each fixed shape, and the median over the drawn ones."""
-    from benchmarks.engine_shapes import FIXED, VARIANTS
-
-    lines = ["| batch | threads | format | " + " | ".join(s.name for s in FIXED) + " | drawn shapes, median |"]
-    lines.append("|" + "---|" * (len(FIXED) + 4))
+    shapes = list(dict.fromkeys(case.shape for case, _ in results if not case.drawn))
+    lines = ["| batch | threads | format | " + "".join(f"{s.name} | " for s in shapes) + "drawn shapes, median |"]
+    lines.append("|" + "---|" * (len(shapes) + 4))
     for batch, threads in sorted({(case.batch, case.threads) for case, _ in results}):
         here = [(c, t) for c, t in results if (c.batch, c.threads) == (batch, threads)]
         for variant in VARIANTS:
             name = f"{OWN} {variant.name}"
-            cells = [_ratios([t for c, t in here if c.shape == shape], name) for shape in FIXED]
-            cells.append(_ratios([t for c, t in here if c.shape not in FIXED], name))
+            cells = [_ratios([t for c, t in here if c.shape == shape and not c.drawn], name) for shape in shapes]
+            cells.append(_ratios([t for c, t in here if c.drawn], name))
             lines.append(f"| {batch} | {threads} | {variant.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -197,6 +207,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[1], help="each draws six shapes")
     parser.add_argument("--fixed-only", action="store_true", help="only 5xLSTM-1024 and 5xBiLSTM-320")
+    parser.add_argument("--shapes", type=Shape.named, nargs="+", help="in place of the fixed ones: 2xBiLSTM-32, say")
+    parser.add_argument("--checks-only", action="store_true", help="no peers: roofline, length, threads, shares")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--frames", type=int, default=1000, help="frames of 10 ms for each fixed shape at batch 1")
@@ -207,57 +219,71 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[Case, int]]:
     """What is measured, and the seed of its weights."""
-    from benchmarks.engine_shapes import FIXED, drawn
-
-    for threads in arguments.threads:
+    for threads in [] if arguments.checks_only else arguments.threads:
         for batch in arguments.batches:
-            for shape in FIXED:
+            for shape in fixed(arguments):
                 yield Case(shape, batch, threads, max(50, arguments.frames // (1 if batch == 1 else 3))), 0
             for seed in [] if arguments.fixed_only else arguments.seeds:
                 lengths = np.random.default_rng(seed).permutation([50, 150, 300, 500, 1000, 3000])
                 for shape, frames in zip(drawn(seed), lengths.tolist(), strict=True):
-                    yield Case(shape, batch, threads, max(50, frames // batch)), seed
+                    yield Case(shape, batch, threads, max(50, frames // batch), True), seed
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the suite; print tables and write them."""
+def fixed(arguments: argparse.Namespace) -> tuple[Shape, ...]:
+    """The shapes that no seed draws."""
+    return tuple(arguments.shapes or FIXED)
+
+
+def checks(shapes: Sequence[Shape], pinning: ThreadPinning) -> list[Length | Threads | Shares]:
+    """What needs no peers. Two threads only where the process may use two cores."""
+    found: list[Length | Threads | Shares] = []
+    with pinning.threads(1):
+        for shape in shapes:
+            found += engine_checks.lengths(shape)
+        found += map(engine_checks.shares, engine_checks.ZOO)
+    if len(os.sched_getaffinity(0)) > 1:
+        with pinning.threads(2):
+            found += [engine_checks.threads(shape, batch) for shape in shapes for batch in engine_checks.THREAD_BATCHES]
+    return found
+
+
+def main(argv: Sequence[str] | None = None, show: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run the suite; show the tables and write them. Returns everything measured, as JSON values."""
     arguments = _arguments(argv)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(max(arguments.threads))
     warnings.filterwarnings("ignore")
-    import torch
-
-    from asr_compress.evaluation.environment import environment
-    from asr_compress.evaluation.timing import ThreadPinning
-    from benchmarks.engine_roofline import roofline
-    from benchmarks.engine_shapes import FIXED
-
     pinning, results = ThreadPinning(), []
+    shapes = fixed(arguments)
     with pinning.threads(1):
-        roofs = [roofline(shape.hidden) for shape in FIXED]
+        roofs = [roofline(shape.hidden) for shape in shapes]
+    checked = checks(shapes, pinning)
     for case, seed in cases(arguments):
         with pinning.threads(case.threads):
             assert torch.get_num_threads() == case.threads
             timings = measure(case, seed, arguments.rounds)
         results.append((case, timings))
-        print(table(case, timings), flush=True)
+        show(table(case, timings))
     command = "python -m benchmarks.engine " + " ".join(sys.argv[1:] if argv is None else argv)
-    text = report(command, environment(), roofs, results)
-    print(text.split("## Every case")[0])
+    text = report(command, environment(), roofs, checked, results)
+    show(text.split("## Every case")[0])
+    record = {
+        "command": command,
+        "environment": environment(),
+        "pinned": pinning.pinned,
+        "roofline": [asdict(roof) for roof in roofs],
+        "checks": [{"check": type(item).__name__.lower(), **asdict(item)} for item in checked],
+        "cases": [{**asdict(case), "timings": [asdict(t) for t in timings]} for case, timings in results],
+    }
     if arguments.json:
-        record = {
-            "command": command,
-            "environment": environment(),
-            "pinned": pinning.pinned,
-            "roofline": [asdict(roof) for roof in roofs],
-            "cases": [{**asdict(case), "timings": [asdict(t) for t in timings]} for case, timings in results],
-        }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
         arguments.json.with_suffix(".md").write_text(text)
-    return 0
+    return record
 
 
-def report(command: str, record: dict[str, Any], roofs: Sequence[Any], results: Any) -> str:
+def report(
+    command: str, record: dict[str, Any], roofs: Sequence[Roofline], checked: Sequence[Any], results: Results
+) -> str:
     """The whole page, in Markdown."""
     packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
     lines = [
@@ -268,9 +294,7 @@ def report(command: str, record: dict[str, Any], roofs: Sequence[Any], results: 
         f"{record['cpu']}, {record['cores']} cores, {', '.join(record['instruction_sets'])}; load {record['load']} "
         f"when it ended; {packages}; commit {record['commit']}, {record['date']}.",
         "",
-        "## Ratio to the best peer",
-        "",
-        summary(results),
+        *(["## Ratio to the best peer", "", summary(results)] if results else []),
         "## One core's roofline",
         "",
         "| layer | reading its cache GB/s | recurrent product GB/s | of it | int8 peak GOP/s | input product | of it |",
@@ -283,9 +307,11 @@ def report(command: str, record: dict[str, Any], roofs: Sequence[Any], results: 
             f"| H {roof.hidden} | {read:.1f} | {recurrent:.1f} | {roof.recurrent_fraction:.0%} "
             f"| {peak:.0f} | {product:.0f} | {roof.input_fraction:.0%} |"
         )
-    lines += ["", "## Every case", ""] + [table(case, timings) for case, timings in results]
+    lines += ["", engine_checks.markdown(checked), "## Every case", ""] + [
+        table(case, timings) for case, timings in results
+    ]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

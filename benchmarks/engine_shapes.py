@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,6 +38,15 @@ class Shape:
     def name(self) -> str:
         projection = f"-p{self.projection}" if self.projection else ""
         return f"{self.layers}x{'BiLSTM' if self.bidirectional else 'LSTM'}-{self.hidden}{projection}"
+
+    @classmethod
+    def named(cls, name: str) -> Shape:
+        """Inverse of `name`. Raises ValueError for what is no name of a shape."""
+        match = re.fullmatch(r"(\d+)x(Bi)?LSTM-(\d+)(?:-p(\d+))?", name)
+        if not match:
+            raise ValueError(f"{name!r} is no shape; write 5xLSTM-1024, 5xBiLSTM-320 or 3xLSTM-640-p256")
+        layers, both, hidden, projection = match.groups()
+        return cls(int(hidden), int(layers), bool(both), int(projection or 0))
 
     @property
     def outputs(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,9 +105,9 @@ def compare(
 
 
 def benchmark(
-    bundle: Annotated[list[Path], typer.Argument(metavar="[NAME=]BUNDLE", help="Recognizers.")],
-    data: Annotated[Path, typer.Option(help="Manifest of utterances to time.")],
-    out: Annotated[Path, typer.Option(help="Results, JSONL; runs are appended.")],
+    bundle: Annotated[list[Path] | None, typer.Argument(metavar="[NAME=]BUNDLE", help="Recognizers.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Manifest of utterances to time; without, cold start only.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Results, JSONL; runs are appended.")] = None,
     mode: Annotated[str, typer.Option(help="throughput or streaming; evaluate measures latency.")] = "throughput",
     decoder: Decoder = "auto",
     lm: LanguageModel = None,
@@ -121,29 +122,47 @@ def benchmark(
     ] = None,
     rounds: Annotated[int, typer.Option(help="Times that throughput is measured.")] = 3,
     limit: Annotated[int, typer.Option(help="Utterances.")] = 200,
+    suite: Annotated[str | None, typer.Option(help="engine: the engine against others, in the source tree.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="Of the engine's suite: each draws six shapes.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="Of the suite, for its fixed ones: 2xBiLSTM-32.")] = None,
     pin: Annotated[bool, typer.Option(help="Keep the process on as many cores as threads.")] = True,
     json: Json = False,
 ) -> None:
-    """Time batches, as on a server, or streams, as from a microphone.
+    """Time the cold start of recognizers, and batches, as on a server, or streams, as from a microphone.
+
+    The cold start is a fresh process that loads a bundle and recognizes 5 s: its time and its memory.
 
     \b
     Examples:
+      asr-compress benchmark model.safetensors
+      asr-compress benchmark --suite engine --seeds 1 --seeds 2 --batch 1 --threads 1 --json
       asr-compress benchmark model.safetensors --data manifests/test.jsonl.gz --out batches.jsonl --batch 1 --batch 16
       asr-compress benchmark m.safetensors --mode streaming --chunk 0.1 --data manifests/test.jsonl.gz --out s.jsonl
       asr-compress benchmark m.safetensors --backend torch-fp16 --device cuda --features torch --batch 64 \\
           --data manifests/test.jsonl.gz --out gpu.jsonl
     """
+    if suite is not None:
+        _suite(suite, bundle, seeds, shape, batch, threads, rounds, json)
+        return
+    if not bundle or (data is None) != (out is None):
+        raise InputError("benchmark: give bundles, and --data together with --out; or --suite engine")
     from asr_compress.evaluation.benchmark import Sweep
     from asr_compress.evaluation.benchmark import benchmark as run
     from asr_compress.evaluation.benchmark_report import benchmark_tables
+    from asr_compress.evaluation.cold_start import cold_start, cold_start_table
 
-    standard = Sweep()
-    sweep = Sweep(
-        tuple(batch or standard.batches), tuple(chunk or standard.chunks_s), tuple(look_ahead or standard.look_aheads_s)
-    )
-    variants = _variants(bundle, decoder, lm, backend, device, threads, None, features=features)
-    run(variants, data, out, mode, limit, rounds, sweep, pin, progress=not json)  # type: ignore[arg-type]
-    tables = benchmark_tables([out])
+    started = [(name, cold_start(path)) for name, path in _named(bundle).items()]
+    tables = [cold_start_table(started)]
+    if data is not None and out is not None:
+        standard = Sweep()
+        sweep = Sweep(
+            tuple(batch or standard.batches),
+            tuple(chunk or standard.chunks_s),
+            tuple(look_ahead or standard.look_aheads_s),
+        )
+        variants = _variants(bundle, decoder, lm, backend, device, threads, None, features=features)
+        run(variants, data, out, mode, limit, rounds, sweep, pin, progress=not json)  # type: ignore[arg-type]
+        tables += benchmark_tables([out])
     if json:
         show_json([{"title": table.title, "rows": table.rows, "notes": table.notes} for table in tables])
     for table in [] if json else tables:
@@ -178,6 +197,36 @@ def gate(
     else:
         typer.echo("\n".join(map(str, tested.verdicts)))
     raise typer.Exit(tested.exit_code)
+
+
+def _suite(
+    suite: str,
+    bundle: list[Path] | None,
+    seeds: list[int] | None,
+    shapes: list[str] | None,
+    batches: list[int] | None,
+    threads: list[int] | None,
+    rounds: int,
+    json: bool,
+) -> None:
+    if suite != "engine" or bundle:
+        raise InputError(f"--suite {suite}: the one suite is engine, and it makes its own models: give no bundles")
+    clone = Path(__file__).parents[2]
+    if not (clone / "benchmarks" / "engine.py").is_file():
+        raise InputError(
+            "--suite engine runs benchmarks/engine.py, which is in the source tree and not in the installed package: "
+            "clone the repository and install it from there (pip install -e '.[train,peers]')"
+        )
+    sys.path.insert(0, str(clone))
+    from benchmarks import engine
+
+    values = {"--seeds": seeds, "--shapes": shapes, "--batches": batches, "--threads": threads, "--rounds": [rounds]}
+    given = [text for option, those in values.items() if those for text in (option, *map(str, those))]
+    if shapes and not seeds:
+        given += ["--seeds"]  # these shapes alone
+    record = engine.main(given, show=(lambda text: None) if json else typer.echo)
+    if json:
+        show_json(record)
 
 
 def _variants(

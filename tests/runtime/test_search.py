@@ -351,7 +351,7 @@ def test_a_lexicon_is_read_the_same_compiled_and_in_python() -> None:
     words, word_of, starts, spelled = word_search._spelled(LETTERS, lexicon)
     expected = [(label, variant) for label, word in enumerate(lexicon) for variant in lexicon[word]]
     symbols = [LETTERS.symbols[token] for token in spelled]
-    found = [tuple(symbols[first:end]) for first, end in zip(starts[:-1], starts[1:], strict=True)]
+    found = [tuple(symbols[first:end]) for first, end in itertools.pairwise(starts)]
     assert words.decode().split("\n") == list(lexicon)
     assert list(zip(word_of.tolist(), found, strict=True)) == expected
 

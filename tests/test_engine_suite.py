@@ -1,0 +1,61 @@
+"""The engine's benchmark, on a shape that takes no time: everything it prints is there, and bad input is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from asr_compress import cli
+from asr_compress.runtime.extension import instruction_sets
+
+pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native engine was not built here")
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["benchmark", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_the_suite_measures_peers_roofline_lengths_and_shares(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = pytest.importorskip("benchmarks.engine", reason="the source tree's benchmarks, with torch")
+    from benchmarks import engine_checks, engine_roofline
+
+    monkeypatch.setattr(engine, "PEERS", {"torch float32": engine.PEERS["torch float32"]})
+    monkeypatch.setattr(engine_checks, "ZOO", ("lstm-tiny",))
+    monkeypatch.setattr(engine_roofline, "_SLOT_S", 0.001)
+    monkeypatch.setattr(engine_checks.lengths, "__defaults__", ((50, 100),))
+    assert run("--suite", "engine", "--shape", "2xBiLSTM-32-p16", "--batch", "2", "--rounds", "1", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    (case,) = record["cases"]
+    assert case["shape"] == {"hidden": 32, "layers": 2, "bidirectional": True, "projection": 16} and case["batch"] == 2
+    names = {timing["name"] for timing in case["timings"] if timing["times_s"]}
+    assert names >= {"torch float32", "asr_compress int8", "asr_compress 90 % blocks int8"}
+    assert {check["check"] for check in record["checks"]} >= {"length", "shares"}
+    assert record["roofline"][0]["hidden"] == 32
+
+
+def test_names_of_shapes_are_read_back() -> None:
+    shapes = pytest.importorskip("benchmarks.engine_shapes")
+    for shape in (*shapes.FIXED, *shapes.drawn(3)):
+        assert shapes.Shape.named(shape.name) == shape
+    with pytest.raises(ValueError, match="no shape"):
+        shapes.Shape.named("5xGRU-7")
+
+
+def test_outside_of_the_source_tree_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("asr_compress.cli.measure.__file__", str(tmp_path / "asr_compress" / "cli" / "measure.py"))
+    assert run("--suite", "engine") == 2
+    assert "clone the repository" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--suite", "kernels"), ("m.safetensors", "--data", "x.jsonl.gz")])
+def test_what_cannot_be_measured_is_refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 2
+    assert "engine" in capsys.readouterr().err
