@@ -30,7 +30,7 @@ class GatePruningParams(Params):
     exclude: tuple[str, ...] = Field((), description="directions to leave alone")
     criterion: Literal["variance", "effect", "norm"] = Field(
         "effect",
-        description="variance of the gate over speech; the same times what the gate multiplies; or the norm of its row",
+        description="variance of the gate over speech; what the output would lose by it; or the norm of its row",
     )
     share: Share | None = Field(None, description="share of gate rows to make constant")
     gates: dict[Literal["i", "f", "g", "o"], Share] | None = Field(

@@ -17,6 +17,8 @@ from asr_compress.runtime.errors import InputError
 if TYPE_CHECKING:
     from asr_compress.corpora.batches import Batch
 
+_LEAST_FORGOTTEN = 0.01  # of a cell in a frame; a hundred frames are as long as most utterances' words
+
 
 @dataclass(frozen=True)
 class GateStatistics:
@@ -24,8 +26,8 @@ class GateStatistics:
 
     Attributes:
         mean, variance: of the gates after sigmoid or tanh.
-        effect: mean square of what the cell (for o: the output) would lose if the gate were held at its mean: the
-            variance of a gate counts as much as what it multiplies.
+        effect: mean square of what the output would lose if the gate were held at its mean, roughly: the variance of a
+            gate counts as much as what it multiplies, as long as the cell keeps it, and as far as the output shows it.
     """
 
     mean: Tensor
@@ -58,8 +60,13 @@ class _Sums:
         count = self.count
         mean = self.values / count
         variance = (self.squares / count - mean.square()).clamp_min(0)
-        effect = (self.weighted_squares - 2 * mean * self.weighted + mean.square() * self.weights) / count
-        return GateStatistics(mean, variance, effect.clamp_min(0))
+        lost = ((self.weighted_squares - 2 * mean * self.weighted + mean.square() * self.weights) / count).clamp_min(0)
+        # What the cell loses in a frame it misses for as long as the forget gate holds it, and losses of frames in a
+        # row are alike, so they add up as amplitudes. The output sees them through the slope of tanh and its own gate.
+        held = 1 / (1 - mean[1]).clamp_min(_LEAST_FORGOTTEN)
+        shown = self.squares[3] / count * (1 - self.weights[3] / count).square()
+        effect = torch.cat([lost[:3] * held.square() * shown, lost[3:]])
+        return GateStatistics(mean, variance, effect)
 
 
 def gate_statistics(model: nn.Module, batches: Iterable[Batch]) -> dict[str, GateStatistics]:

@@ -255,7 +255,7 @@ def gates(base: Base) -> Study:
     return Study(
         "Constant gates",
         "How many gates of the LSTMs can be constants? After training, gates are ranked by their variance over "
-        "training speech, by that times what the gate multiplies (effect), or by the norm of their row; the least "
+        "training speech, by what the output would lose (effect), or by the norm of their row; the least "
         "become the constant that is their mean, and their rows are neither stored nor computed.",
         tuple(trials),
         pairs=(

@@ -56,7 +56,7 @@ def test_gates_are_those_of_the_recurrence(reverse: bool, projection: int) -> No
 
 @pytest.mark.parametrize("name", ["lstm", "blstm", "lstmp"])
 def test_statistics(name: str) -> None:
-    """Mean and variance over all valid frames, whatever the padding; the effect is the mean square of what is lost."""
+    """Mean and variance over all valid frames, whatever the padding; the effect is what the output is to lose."""
     model = small(name)
     found = gate_statistics(model, batches())
     first = model.layers[2].directions[0]
@@ -69,9 +69,22 @@ def test_statistics(name: str) -> None:
     np.testing.assert_allclose(result.mean, gates.mean(0), atol=1e-6)
     np.testing.assert_allclose(result.variance, gates.var(0), atol=1e-6)
     mean = gates.mean(0)
-    # The candidate multiplies the input gate.
-    lost = [(sequence[:, 2] - mean[2]) ** 2 * sequence[:, 0] ** 2 for sequence in values]
-    np.testing.assert_allclose(result.effect[2], np.concatenate(lost).mean(0), atol=1e-7)
+    shown = np.concatenate([np.tanh(cells_by_hand(sequence)) for sequence in values])
+    lost_by_output = (gates[:, 3] - mean[3]) ** 2 * shown**2
+    np.testing.assert_allclose(result.effect[3], lost_by_output.mean(0), atol=1e-6)
+    # The candidate multiplies the input gate; the cell holds what it loses, tanh and the output gate show it.
+    lost_by_cell = ((gates[:, 2] - mean[2]) ** 2 * gates[:, 0] ** 2).mean(0)
+    slope = (gates[:, 3] ** 2).mean(0) * (1 - (shown**2).mean(0)) ** 2
+    np.testing.assert_allclose(result.effect[2], lost_by_cell / (1 - mean[1]) ** 2 * slope, atol=1e-6)
+
+
+def cells_by_hand(gates: np.ndarray) -> np.ndarray:
+    """Cells `(frames, hidden)` of one utterance from its gates `(frames, 4, hidden)`."""
+    cell, found = np.zeros(gates.shape[2]), []
+    for i, f, g, _ in gates:
+        cell = f * cell + i * g
+        found.append(cell)
+    return np.stack(found)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
