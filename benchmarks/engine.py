@@ -7,7 +7,7 @@
     asr-compress benchmark --suite engine --seeds 1 --seeds 2
 
 Every engine takes one turn a round, in an order that rotates, with its threads pinned; the table has the median and,
-for this engine's formats, the ratio to the best peer. Peers far behind the best sit out most rounds. A peer that cannot
+for this engine's formats, the ratio to the best peer. Peers far behind the best take one turn. A peer that cannot
 run here is n/a, with the reason. Pruned variants are other models than the peers run: their ratios say what pruning
 buys in speed, at whatever accuracy it costs. Without peers, in the same run: one core's roofline, time by number of
 frames, two threads against one, and the shares of features, engine and decoding in a recognizer.
@@ -43,7 +43,8 @@ FRAMES_PER_S = 100
 OWN = "asr_compress"
 Run = Callable[[np.ndarray], np.ndarray]
 _WARM_UP_ROUNDS = 1
-_FAR_BEHIND, _FEW_ROUNDS = 2.5, 1  # engines so many times slower than the fastest peer are timed so many times
+_FAR_BEHIND = 2.5  # peers so many times slower than the fastest one are timed once
+_COMPARED_FRAMES = 100  # outputs are compared on so many
 # Relative difference to the float32 outputs, over all of them. Random weights are harder to quantize than trained ones.
 _LIMITS = {"float32": 1e-3, "f32": 1e-3, "bf": 0.05, "int8": 0.2, "int4": 0.6}
 
@@ -85,38 +86,45 @@ def measure(case: Case, seed: int, rounds: int) -> list[Timing]:
     """All engines on one case, interleaved."""
     module = recognizer(case.shape, seed)
     x = np.random.default_rng(seed).normal(size=(case.batch, case.frames, FEATURES)).astype(np.float32)
+    start = np.ascontiguousarray(x[:, :_COMPARED_FRAMES])
     engines, unavailable = {}, []
     for name, own, make in _engines(module, case.threads):
         try:
             run, reference = make()
-            error = _difference(run(x), reference(x))
-        except Exception as error:
-            unavailable.append(Timing(name, own, reason=" ".join(str(error).split())[:120] or type(error).__name__))
+            error = _difference(run(start), reference(start))
+        except Exception as failure:
+            unavailable.append(Timing(name, own, reason=" ".join(str(failure).split())[:120] or type(failure).__name__))
             continue
         limit = next(value for key, value in _LIMITS.items() if key in name)
         if not error < limit:
             unavailable.append(Timing(name, own, reason=f"its outputs differ from float32 by {error:.1%}"))
             continue
         engines[name] = (own, run, error)
-    times = _interleave({name: run for name, (_, run, _) in engines.items()}, x, rounds)
+    times = _interleave({name: run for name, (_, run, _) in engines.items()}, x, start, rounds)
     timed = [Timing(name, own, tuple(times[name]), error) for name, (own, _, error) in engines.items()]
     return sorted(timed, key=lambda timing: timing.median_s) + unavailable
 
 
-def _interleave(engines: dict[str, Run], x: np.ndarray, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each engine, one turn a round, warm-up left out."""
+def _interleave(engines: dict[str, Run], x: np.ndarray, start: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each engine, one turn a round, the first left out.
+
+    Peers that are far behind the best on `start` are timed once, having warmed up on `start` alone.
+    """
+    short = {name: _seconds(run, start) for name, run in engines.items()}
+    best = min((seconds for name, seconds in short.items() if not name.startswith(OWN)), default=float("inf"))
+    close = [name for name in engines if short[name] <= _FAR_BEHIND * best]
     times: dict[str, list[float]] = {name: [] for name in engines}
-    names = list(engines)
     for turn in range(_WARM_UP_ROUNDS + rounds):
+        names = list(engines) if turn == _WARM_UP_ROUNDS else close
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            begin = time.perf_counter()
-            engines[name](x)
-            times[name].append(time.perf_counter() - begin)
-        if turn + 1 == _WARM_UP_ROUNDS + _FEW_ROUNDS:
-            typical = {name: float(np.median(times[name][_WARM_UP_ROUNDS:])) for name in names}
-            best = min((t for name, t in typical.items() if not name.startswith(OWN)), default=float("inf"))
-            names = [name for name in names if typical[name] <= _FAR_BEHIND * best]
-    return {name: taken[_WARM_UP_ROUNDS:] for name, taken in times.items()}
+            times[name].append(_seconds(engines[name], x))
+    return {name: taken[_WARM_UP_ROUNDS:] if name in close else taken for name, taken in times.items()}
+
+
+def _seconds(run: Run, x: np.ndarray) -> float:
+    begin = time.perf_counter()
+    run(x)
+    return time.perf_counter() - begin
 
 
 def _engines(module: Any, threads: int) -> Iterator[tuple[str, bool, Callable[[], tuple[Run, Run]]]]:

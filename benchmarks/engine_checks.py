@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def lengths(shape: Shape, frames: Sequence[int] = LENGTHS) -> list[Length]:
     """Time by number of frames."""
     engine = Engine(_network(shape), "native")
     inputs = {count: _frames(count) for count in frames}
-    taken = _interleaved({str(count): (lambda x=x: engine.run(x)) for count, x in inputs.items()})
+    taken = _interleaved({str(count): partial(engine.run, x) for count, x in inputs.items()})
     return [Length(shape.name, count, taken[str(count)]) for count in frames]
 
 
@@ -104,8 +105,8 @@ def shares(name: str) -> Shares:
         begin = time.perf_counter()
         log_mel_numpy(samples, features)
         numpy_s.append(time.perf_counter() - begin)
-    medians = (float(np.median([getattr(t, stage) for t in rounds[1:]])) for stage in _STAGES)
-    return Shares(name, _AUDIO_S, *medians, float(np.median(numpy_s[1:])))
+    features_s, engine_s, decoding_s = (float(np.median([getattr(t, s) for t in rounds[1:]])) for s in _STAGES)
+    return Shares(name, _AUDIO_S, features_s, engine_s, decoding_s, float(np.median(numpy_s[1:])))
 
 
 def _network(shape: Shape) -> Network:

@@ -1,15 +1,18 @@
 #!/bin/sh
 # Build the native engine with a sanitizer and run its tests on it.
 #
-#   scripts/sanitize.sh address     AddressSanitizer and UndefinedBehaviorSanitizer: all tests of the native engine
+#   scripts/sanitize.sh address     AddressSanitizer and UndefinedBehaviorSanitizer: all tests of native code
 #   scripts/sanitize.sh thread      ThreadSanitizer: the tests that share an engine between threads
+#   scripts/sanitize.sh address tests/runtime/test_features.py     only these tests
 #
 # The build goes to a folder of its own; the installed extension is not touched.
 set -eu
 
 kind=${1:-address}
+[ $# -eq 0 ] || shift
+[ $# -gt 0 ] || set -- tests/runtime/test_native.py tests/runtime/test_features.py tests/runtime/test_search.py
 case $kind in
-address) flags=address,undefined library=libasan.so tests="" ;;
+address) flags=address,undefined library=libasan.so tests="not torchaudio and not kaldi" ;;
 thread) flags=thread library=libtsan.so tests="threads or whole_networks" ;;
 *)
     echo "sanitize.sh: '$kind' is unknown; choose address or thread" >&2
@@ -35,5 +38,5 @@ export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1
 export TSAN_OPTIONS=halt_on_error=1:suppressions="$work/quiet.txt" PYTHONMALLOC=malloc OMP_NUM_THREADS=1
 # Libraries that were not built with the sanitizer: what they do between themselves is not ours to check.
 printf 'called_from_lib:libpython\ncalled_from_lib:_multiarray_umath\nrace:libopenblas\n' >"$work/quiet.txt"
-"$python" -m pytest -q -p no:cacheprovider tests/runtime/test_native.py ${tests:+-k "$tests"}
+"$python" -m pytest -q -p no:cacheprovider -k "$tests" "$@"
 echo "sanitize.sh: nothing found ($flags)"
