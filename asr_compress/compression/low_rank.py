@@ -72,7 +72,9 @@ class SVD(Pass):
         for item in chosen:
             gates = item.gates if params.per_gate else 1
             parts = item.matrix.chunk(gates)
-            ranks = [choose_rank(singular_values(part), part.shape, params) for part in parts]
+            # Only an energy asks for the spectrum, which takes as long as the factors themselves.
+            spectra = [singular_values(part) if params.energy is not None else np.empty(0) for part in parts]
+            ranks = [choose_rank(values, part.shape, params) for values, part in zip(spectra, parts, strict=True)]
             rows, cols = item.matrix.shape
             size = sum(ranks) * (rows // gates + cols)
             if size >= rows * cols:
