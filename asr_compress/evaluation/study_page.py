@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from asr_compress.evaluation.bootstrap import Interval
+import numpy as np
+
+from asr_compress.evaluation.bootstrap import Interval, difference
 from asr_compress.evaluation.scoring import Scored
 from asr_compress.evaluation.significance import verdict, within_margin
-from asr_compress.evaluation.summary import NA, Row, summarize
+from asr_compress.evaluation.summary import NA, Row
 from asr_compress.evaluation.table import bytes_text, markdown_table
 from asr_compress.runtime.files import atomic_write
 
@@ -63,32 +66,37 @@ def contrast_table(scored: Scored, pairs: Sequence[tuple[str, str]], margin: flo
 
     Pairs of which one was not measured are left out; without any the text is empty.
     """
-    named = {variant.label for variant in scored.results.variants if variant.texts}
     rows = []
     for name, other in pairs:
-        if name not in named or other not in named:
+        ours, theirs = _errors(scored, name), _errors(scored, other)
+        if not ours or not theirs:
             continue
-        row = next(row for row in summarize(scored, baseline=other) if row.name == name)
-        assert not isinstance(row.accuracy, NA) and row.accuracy.against is not None
-        relative = row.accuracy.against.relative
-        if not isinstance(relative, NA):
+        relative = difference(
+            np.stack(ours, axis=1), np.stack(theirs, axis=1), scored.units.words, scored.draws, relative=True
+        )
+        if not math.isnan(relative.point):
             rows.append([name, other, _signed(relative), verdict(relative), *_within(relative, margin)])
     titles = ["variant", "against", "WER, % relative [95 %]", "verdict"]
     titles += [] if margin is None else [f"within {100 * margin:g} %"]
     return "\n".join(markdown_table(titles, rows, left=2)) if rows else ""
 
 
+def _errors(scored: Scored, name: str) -> list[np.ndarray]:
+    """Errors of each unit, an array a seed."""
+    return [scored.errors[i] for i in scored.scores if scored.results.variants[i].label == name]
+
+
 def _signed(interval: Interval) -> str:
     return f"{100 * interval.point:+.2f} [{100 * interval.low:+.2f}, {100 * interval.high:+.2f}]"
 
 
-def _within(difference: Interval, margin: float | None) -> list[str]:
+def _within(relative: Interval, margin: float | None) -> list[str]:
     """An interval that reaches beyond the margin shows nothing, unless all of it lies beyond."""
     if margin is None:
         return []
-    if within_margin(difference, margin).passed:
+    if within_margin(relative, margin).passed:
         return ["yes"]
-    return ["no" if difference.low > margin else "not shown"]
+    return ["no" if relative.low > margin else "not shown"]
 
 
 def write_page(path: Path, title: str, intro: Sequence[str], folders: Sequence[Path]) -> None:
