@@ -33,10 +33,11 @@ ASR_COMPRESS_SANITIZE=$flags CXX=$compiler "$python" setup.py -q build_ext --inp
 
 # The sanitizer must be the first library of the process. Python itself frees little before it ends, so leaks are
 # looked for by tests/runtime/test_soak.py instead; its allocator would hide overruns of small objects.
-export LD_PRELOAD="$("$compiler" -print-file-name="$library")"
+# It looks up what throws exceptions when it starts, so the C++ library must be there too.
+export LD_PRELOAD="$("$compiler" -print-file-name="$library") $("$compiler" -print-file-name=libstdc++.so)"
 export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export TSAN_OPTIONS=halt_on_error=1:suppressions="$work/quiet.txt" PYTHONMALLOC=malloc OMP_NUM_THREADS=1
 # Libraries that were not built with the sanitizer: what they do between themselves is not ours to check.
 printf 'called_from_lib:libpython\ncalled_from_lib:_multiarray_umath\nrace:libopenblas\n' >"$work/quiet.txt"
-"$python" -m pytest -q -p no:cacheprovider -k "$tests" "$@"
+"$python" -m pytest -q --capture=sys -p no:cacheprovider -k "$tests" "$@"
 echo "sanitize.sh: nothing found ($flags)"
