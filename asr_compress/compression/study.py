@@ -12,6 +12,7 @@ from typing import Any
 
 from asr_compress.compression.pipeline import compress
 from asr_compress.compression.recipe import Recipe
+from asr_compress.corpora.manifests import read_manifest
 from asr_compress.evaluation.evaluate import evaluate
 from asr_compress.evaluation.records import read_lines
 from asr_compress.evaluation.results import load_results
@@ -213,8 +214,9 @@ def _how(scored: Scored, epochs: Mapping[str, int], plan: Plan, rows: int) -> st
     )
     if not epochs or plan.untrained:
         return text + " Nothing was trained."
+    hours = sum(cut.duration for cut in read_manifest(plan.train)) / 3600
     text += (
-        f" Epochs are over {plan.train.name.partition('.')[0]}; every variant that trains had {plan.seeds} "
+        f" Epochs are over {hours:.2f} h of speech; every variant that trains had {plan.seeds} "
         f"seed{'s' if plan.seeds > 1 else ''}."
     )
     if plan.seeds < 3:
