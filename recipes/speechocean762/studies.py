@@ -138,7 +138,7 @@ def low_rank(base: Base) -> Study:
         margin=0.03,
         notes=(
             "'maps / 3.5' asks for so many times fewer weights of each map. Joint SVD makes an LSTM with projection; "
-            "where a layer norm reads the outputs, they are brought back to their width first, so its file shrinks less.",
+            "where a layer norm reads the outputs, they are brought back to their width first, so it shrinks less.",
         ),
     )
 
