@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,7 +43,7 @@ def tune(
         if not json:
             typer.echo(f"WER {trial.wer:7.2%}  {_weights(trial)}")
 
-    widths = {} if beam_width is None else {"beam_width": beam_width}
+    widths: dict[str, Any] = {} if beam_width is None else {"beam_width": beam_width}
     tuned, weights = tune_bundle(Bundle.load(bundle), data, lm, limit, report=report, **widths)
     tuned.save(out)
     best = next(trial for trial in trials if trial.weights == weights)
