@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,9 @@ def _seconds(run: Run, x: np.ndarray) -> float:
 def _engines(module: Any, threads: int) -> Iterator[tuple[str, bool, Callable[[], tuple[Run, Run]]]]:
     """Name, whether it is ours, and what makes (engine, the float32 model whose outputs it must give)."""
     exact = _once(torch_float32(module, threads))
-    for name, make in PEERS.items():
-        yield name, False, lambda make=make: (make(module, threads), exact)
+
+    def peer(make: Callable[[Any, int], Run]) -> tuple[Run, Run]:
+        return make(module, threads), exact
 
     def own(variant: Variant) -> tuple[Run, Run]:
         engine = Engine(to_network(module, variant.encode, Int8.encode), "native", threads)
@@ -141,8 +143,10 @@ def _engines(module: Any, threads: int) -> Iterator[tuple[str, bool, Callable[[]
             meant = _batched(pruned)
         return _batched(engine), meant
 
+    for name, make in PEERS.items():
+        yield name, False, partial(peer, make)
     for variant in VARIANTS:
-        yield f"{OWN} {variant.name}", True, lambda variant=variant: own(variant)
+        yield f"{OWN} {variant.name}", True, partial(own, variant)
 
 
 def _once(run: Run) -> Run:
