@@ -28,7 +28,7 @@ from asr_compress.corpora.splits import hold_out
 from asr_compress.evaluation.compare import compare
 from asr_compress.evaluation.evaluate import evaluate
 from asr_compress.evaluation.recipe_page import write_results
-from asr_compress.evaluation.tuning import Trial, tune_bundle
+from asr_compress.evaluation.tuning import Trial, Weights, tune_bundle
 from asr_compress.evaluation.variants import Variant
 from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.files import atomic_write
@@ -57,12 +57,14 @@ TESTS = {
     "ocean": Test("dev-ocean", "lm-ocean.arpa.gz", ("test",)),
     "libri": Test("dev-libri", "lm-libri.arpa.gz", ("heldout-clean", "test-other"), peers=True),
 }
-# Each training starts from the one before; the last one's result is the teacher.
-TRAININGS = {"train-1-ctc": "ctc", "train-2-perturbed": "perturbed", "train-3-crf": "teacher"}
+# Each training starts from the one before. The teacher is the last that is plain CTC, as its students are.
+TRAININGS = {"train-1-ctc": "ctc", "train-2-perturbed": "teacher", "train-3-crf": "crf"}
 FAMILIES = ("lstm-tiny", "lstmp-tiny", "tdnn-lstm-tiny", "ds2-tiny")  # the teacher and the student are of blstm
 VARIANTS = {
     "teacher fp32": "teacher/model.safetensors",
     "teacher int8": "teacher-int8/model.safetensors",
+    "crf fp32": "crf/model.safetensors",
+    "crf int8": "crf-int8/model.safetensors",
     "student distilled": "student/1-distill/model.safetensors",
     "student pruned": "student/2-prune/model.safetensors",
     "student pruned int8": "student/3-int8/model.safetensors",
@@ -148,19 +150,24 @@ def families(corpora: Path) -> None:
 
 
 def compress_teacher(corpora: Path) -> None:
-    """Distill, prune, quantize; and the teacher in int8."""
-    teacher = RUNS / "teacher/model.safetensors"
-    compress(teacher, load_recipe(HERE / "compress.yaml"), RUNS / "student", cache=RUNS, say=print)
-    compress(teacher, Recipe.from_json({"stages": [{"passes": ["dynamic_int8"]}]}), RUNS / "teacher-int8", say=print)
+    """Distill, prune, quantize; and the large ones in int8."""
+    recipe = load_recipe(HERE / "compress.yaml")
+    compress(RUNS / "teacher/model.safetensors", recipe, RUNS / "student", cache=RUNS, say=print)
+    int8 = Recipe.from_json({"stages": [{"passes": ["dynamic_int8"]}]})
+    for name in ("teacher", "crf"):
+        compress(RUNS / name / "model.safetensors", int8, RUNS / f"{name}-int8", say=print)
 
 
 def tune(corpora: Path) -> None:
-    """Decoding weights: the teacher's, found on the dev speakers of each test set, serve every variant."""
+    """Decoding weights, found on the dev speakers of each test set: the teacher's for every variant but the CRF's."""
     for test, sets in TESTS.items():
-        dev, weights = RUNS / f"manifests/{sets.dev}.jsonl.gz", None
-        for name, path in VARIANTS.items():  # the teacher is the first
-            bundle, weights = tune_bundle(Bundle.load(RUNS / path), dev, RUNS / sets.lm, weights=weights, report=print)
-            bundle.save(RUNS / test / f"{name}.safetensors")
+        dev = RUNS / f"manifests/{sets.dev}.jsonl.gz"
+        found: dict[str, Weights] = {}
+        for name, path in VARIANTS.items():  # of those that share weights, the one in fp32 comes first
+            kind = "crf" if name.startswith("crf") else "ctc"
+            bundle = Bundle.load(RUNS / path)
+            tuned, found[kind] = tune_bundle(bundle, dev, RUNS / sets.lm, weights=found.get(kind), report=print)
+            tuned.save(RUNS / test / f"{name}.safetensors")
 
 
 def steps(corpora: Path) -> None:
