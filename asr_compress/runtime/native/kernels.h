@@ -25,15 +25,19 @@ struct DenseInt8 {
     const int32_t* correction;  // [panels * 64]: what undoes the offset of the activations, see Kernels::code_offset
 };
 
-// Strips start anew at each gate, so that the last strip of a gate may have fewer rows.
+// Strips start anew at each gate, so that the last strip of a gate may have fewer rows. What belongs to a strip stands
+// together: sparse strips are so short that finding it in several arrays would cost as much as their products.
+struct BlockStrip {
+    int32_t row, end;         // its rows
+    uint32_t start, blocks;   // its blocks in `quads` and `tiles`
+    int32_t correction[kLanes];
+    float scales[kLanes];
+};
 struct BlockInt8 {
-    int rows, cols, strips;
-    const int32_t* first_rows;  // [strips + 1]: a strip's rows
-    const uint32_t* starts;     // [strips + 1]: a strip's blocks in `quads` and `tiles`
-    const uint16_t* quads;      // column of each block, in quads
-    const int8_t* tiles;        // [blocks]
-    const float* scales;        // [strips * 16]
-    const int32_t* correction;  // [strips * 16]
+    int rows, cols, count;
+    const BlockStrip* strips;  // [count]
+    const uint16_t* quads;     // column of each block, in quads
+    const int8_t* tiles;       // [blocks]
 };
 
 // Two quads share a tile's bytes: the low nibbles are the even quad, the high nibbles the odd one; nibble = code + 8.

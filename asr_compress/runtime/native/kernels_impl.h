@@ -298,17 +298,18 @@ struct BlockInt8Tile {
     const size_t quads;
 
     template <int ROWS>
-    void run(int strip, int first) const {
+    void run(int number, int first) const {
         constexpr int chains = ROWS == 1 ? kBlockChains : 1;
+        const BlockStrip& strip = w.strips[number];
         const int8_t* packed = packed_tile(x, first, ROWS, quads);
         I sum[chains][ROWS];
-        I start = load_i(w.correction + strip * kLanes);
+        I start = load_i(strip.correction);
         UNROLL for (int chain = 0; chain < chains; chain++) {
             UNROLL for (int r = 0; r < ROWS; r++) sum[chain][r] = chain == 0 ? start : splat_i(0);
         }
-        const uint16_t* quad = w.quads + w.starts[strip];
-        const uint16_t* end = w.quads + w.starts[strip + 1];
-        const int8_t* tile = w.tiles + static_cast<size_t>(w.starts[strip]) * kTileBytes;
+        const uint16_t* quad = w.quads + strip.start;
+        const uint16_t* end = quad + strip.blocks;
+        const int8_t* tile = w.tiles + static_cast<size_t>(strip.start) * kTileBytes;
         for (; quad + chains <= end; quad += chains, tile += chains * kTileBytes) {
             UNROLL for (int chain = 0; chain < chains; chain++)
                 step<ROWS>(sum[chain], packed + static_cast<size_t>(quad[chain]) * (ROWS * kQuad),
@@ -319,7 +320,7 @@ struct BlockInt8Tile {
         UNROLL for (int chain = 1; chain < chains; chain++) {
             UNROLL for (int r = 0; r < ROWS; r++) sum[0][r] = add_i(sum[0][r], sum[chain][r]);
         }
-        finish(sum[0], x, w.scales + strip * kLanes, out, first, w.first_rows[strip], w.first_rows[strip + 1]);
+        finish(sum[0], x, strip.scales, out, first, strip.row, strip.end);
     }
 
     template <int ROWS>
@@ -333,7 +334,7 @@ void block_int8(const BlockInt8& w, const Codes& x, const Output& out) {
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
     Tiles tiles(x.count, kRows);
     pack(x, tiles, quads);
-    each<kRows>(w.strips, tiles, out.backwards, BlockInt8Tile{w, x, out, quads});
+    each<kRows>(w.count, tiles, out.backwards, BlockInt8Tile{w, x, out, quads});
 }
 
 struct BlockInt4Tile {

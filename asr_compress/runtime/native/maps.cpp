@@ -239,21 +239,26 @@ std::unique_ptr<Map> pack_block_int8(const Kernels& kernels, WeightMemory& memor
     Strips strips(blocks);
     expect_scale(input_scale);
     expect("codes", codes.count, product_of(blocks.quads.count, kTileBytes));
-    int32_t* correction = memory.take<int32_t>(static_cast<size_t>(strips.count) * kLanes);
-    for (int s = 0; s < strips.count; s++)
-        for (size_t i = size_t{strips.starts[s]} * kTileBytes; i < size_t{strips.starts[s + 1]} * kTileBytes; i++) {
+    expect("scales", scales.count, static_cast<size_t>(blocks.rows));
+    auto packed_strips = memory.take<BlockStrip>(static_cast<size_t>(strips.count));
+    for (int s = 0; s < strips.count; s++) {
+        BlockStrip& strip = packed_strips[s];
+        strip.row = strips.first_rows[s];
+        strip.end = strips.first_rows[s + 1];
+        strip.start = strips.starts[s];
+        strip.blocks = strips.starts[s + 1] - strips.starts[s];
+        std::copy_n(scales.data + strip.row, strips.rows(s), strip.scales);
+        for (size_t i = size_t{strip.start} * kTileBytes; i < size_t{strips.starts[s + 1]} * kTileBytes; i++) {
             if (codes.data[i] == -128) throw std::invalid_argument("codes contain -128; the least is -127");
-            correction[s * kLanes + i % kTileBytes / kQuad] -= codes.data[i] * kernels.code_offset;
+            strip.correction[i % kTileBytes / kQuad] -= codes.data[i] * kernels.code_offset;
         }
+    }
     BlockInt8 packed{blocks.rows,
                      blocks.cols,
                      strips.count,
-                     copied(memory, strips.first_rows.data(), strips.first_rows.size()),
-                     copied(memory, strips.starts.data(), strips.starts.size()),
+                     packed_strips,
                      copied(memory, blocks.quads.data, blocks.quads.count),
-                     copied(memory, codes.data, codes.count),
-                     strip_scales(memory, strips, scales),
-                     correction};
+                     copied(memory, codes.data, codes.count)};
     return std::make_unique<PackedMap<BlockInt8, &Kernels::block_int8>>(packed, input_scale, kernels.code_offset);
 }
 
