@@ -85,6 +85,18 @@ def test_the_readme_shows_what_matters() -> None:
     assert any(line.startswith("python recipes/") for line in lines)
 
 
+def test_the_readme_has_the_measured_table() -> None:
+    """Rows of results stand in the README as the recipe's page has them, and plots are those of the page."""
+    readme = (ROOT / "README.md").read_text()
+    measured = (ROOT / "recipes/speechocean762/RESULTS.md").read_text()
+    rows = re.findall(r"(?m)^\| .*\[\d+\.\d+, \d+\.\d+\].*\|$", readme)
+    assert len(rows) >= 4
+    for row in rows:
+        assert row in measured
+    for plot in re.findall(r"!\[[^]]*\]\(recipes/speechocean762/([^)]*)\)", readme):
+        assert f"({plot})" in measured
+
+
 def test_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

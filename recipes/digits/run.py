@@ -96,7 +96,7 @@ def write_page() -> None:
     if done:
         table = fold_table({name: RUNS / name / "results.jsonl" for name in done}, "fp32", MARGIN)
         preface += f"\n## Speakers that were left out\n\n{table}\n"
-    reports = {"held-out takes": RUNS / "takes/report"}
+    reports = {"held-out-takes": RUNS / "takes/report"}
     curves = {f"fold {name}": RUNS / name / "train/log.jsonl" for name in ("takes", *done)}
     write_results(HERE / "RESULTS.md", "Connected digits", "python recipes/digits/run.py", reports, curves, preface)
 

@@ -71,6 +71,7 @@ VARIANTS = {
     **{name: f"{name}/model.safetensors" for name in FAMILIES},
 }
 PEERS = {"teacher fp32": ("torch", "onnx", "openvino"), "teacher int8": ("torch-int8", "onnx-int8")}
+PUBLISHED = ("crf fp32", "crf int8", "teacher fp32", "student pruned int8")  # with the weights for speechocean762
 BOOKS = "text/librispeech-train-clean-100.txt"
 
 
@@ -212,6 +213,10 @@ def measure(corpora: Path) -> None:
     title = "speechocean762 and LibriSpeech"
     preface = f"{(HERE / 'notes.md').read_text()}\n{(RUNS / 'steps.md').read_text()}"
     write_results(HERE / "RESULTS.md", title, command, reports, curves, preface)
+    for name in PUBLISHED:
+        Bundle.load(RUNS / "ocean" / f"{name}.safetensors").save(
+            HERE / "models" / f"{name.replace(' ', '-')}.safetensors"
+        )
 
 
 STAGES: dict[str, Callable[[Path], None]] = {
