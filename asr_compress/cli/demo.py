@@ -22,7 +22,7 @@ def demo(
     ] = False,
     stage: Annotated[list[str] | None, typer.Option(help="prepare, train, compress or evaluate; default: all.")] = None,
 ) -> None:
-    """Train, distill, prune, quantize and measure a recognizer of synthesized speech, in about 8 minutes.
+    """Train, distill, prune, quantize and measure a recognizer of synthesized speech, in 5 to 8 minutes.
 
     Downloads nothing. What it makes is in runs/demo: bundles, results, report. Interrupted, it goes on.
 

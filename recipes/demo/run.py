@@ -1,6 +1,6 @@
 """The main job on synthesized speech: train a recognizer, distill it, prune the student, quantize it, measure.
 
-    python recipes/demo/run.py                      # everything: about 8 minutes on two cores
+    python recipes/demo/run.py                      # everything: 5 to 8 minutes on two cores
     python recipes/demo/run.py --smoke              # the same in about a minute; its numbers mean nothing
     python recipes/demo/run.py --stage evaluate     # one stage; each goes on where it stopped
 
