@@ -114,7 +114,10 @@ def benchmark(
     backend: Backends = None,
     device: Devices = None,
     threads: Threads = None,
-    features: Annotated[str, typer.Option(help="numpy, or torch: on the device, for torch engines.")] = "numpy",
+    features: Annotated[
+        str,
+        typer.Option(help="numpy (on the CPU, compiled where it can be), or torch: on the device, for torch engines."),
+    ] = "numpy",
     batch: Annotated[list[int] | None, typer.Option(help="Batch sizes of throughput.")] = None,
     chunk: Annotated[list[float] | None, typer.Option(help="Seconds of the chunks of streaming.")] = None,
     look_ahead: Annotated[

@@ -3,7 +3,7 @@
 CTC trains every frame to be right on average and leaves it to the language model to choose among sequences. A
 conditional random field with CTC's topology instead lowers what competes with the reference: its loss is
 `log Z - log p(labels)`, with Z the sum over all label sequences of their CTC probability times their probability
-under a bigram of the training labels. With a few hours of speech this is worth more than any other objective.
+under a bigram of the training labels. What it gains is measured in recipes/speechocean762/RESULTS.md.
 
 Source: Xiang & Ou 2019, "CRF-based single-stage acoustic modeling with CTC topology"; Povey et al. 2016 (LF-MMI).
 """

@@ -26,7 +26,7 @@ struct DenseInt8 {
 };
 
 // Strips start anew at each gate, so that the last strip of a gate may have fewer rows. What belongs to a strip stands
-// together: sparse strips are so short that finding it in several arrays would cost as much as their products.
+// together: sparse strips are so short that finding it in several arrays takes a noticeable part of their time.
 struct BlockStrip {
     int32_t row, end;         // its rows
     uint32_t start, blocks;   // its blocks in `quads` and `tiles`
