@@ -16,6 +16,7 @@ from asr_compress.models.layers import LayerNorm, Linear, Recurrent
 from asr_compress.models.lstm import LSTMDirection
 from asr_compress.models.maps import Map, map_of
 from asr_compress.models.select import Site, sites_of
+from asr_compress.models.spectrum import Spectrum
 
 
 class JointLowRankParams(RankParams):
@@ -95,11 +96,10 @@ class JointLowRank(Pass):
                 gain = gain * reader.part.weight.detach().cpu()[reader.columns[0]]
             else:
                 maps.append(reader.part.matrix[:, reader.columns[0]] * gain.to(reader.part.weight.device))
-        together = torch.cat(maps).double()
-        _, values, rows = torch.linalg.svd(together, full_matrices=False)
+        spectrum = Spectrum.of(torch.cat(maps))  # at least 4H rows for H columns, so its basis is of the columns
         # The projection saves weights where rank * (4H + readers + H) is below (4H + readers) * H.
-        rank = choose_rank(values.cpu().numpy(), together.shape, self.params)
-        return rows[:rank].T.float().contiguous()
+        rank = choose_rank(spectrum.values.cpu().numpy(), spectrum.matrix.shape, self.params)
+        return spectrum.basis[:, :rank].float().contiguous()
 
     def finalize(self, model: nn.Module) -> Report:
         after = sum(parameter.numel() for parameter in model.parameters())

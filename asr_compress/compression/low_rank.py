@@ -7,12 +7,13 @@ from typing import Annotated, ClassVar
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from asr_compress.compression.base import Context, Params, Pass, Report
 from asr_compress.compression.order import BLOCKS, CONSTANT_GATES, FACTORS, QUANTIZED, SPARSE
 from asr_compress.models.maps import Map, factors_of, maps_of, unknown_parts
-from asr_compress.models.parametrizations import LowRank, Mask, factors
+from asr_compress.models.parametrizations import LowRank, Mask
+from asr_compress.models.spectrum import Spectrum
 
 REFUSES = {
     SPARSE: "the product of two factors fills the zeros again; factorize first, then prune the factors",
@@ -72,26 +73,23 @@ class SVD(Pass):
         for item in chosen:
             gates = item.gates if params.per_gate else 1
             parts = item.matrix.chunk(gates)
-            # Only an energy asks for the spectrum, which takes as long as the factors themselves.
-            spectra = [singular_values(part) if params.energy is not None else np.empty(0) for part in parts]
-            ranks = [choose_rank(values, part.shape, params) for values, part in zip(spectra, parts, strict=True)]
+            # Only an energy asks for the spectrum before the rank is known.
+            spectra = [Spectrum.of(part) if params.energy is not None else None for part in parts]
+            values = [np.empty(0) if found is None else found.values.cpu().numpy() for found in spectra]
+            ranks = [choose_rank(known, part.shape, params) for known, part in zip(values, parts, strict=True)]
             rows, cols = item.matrix.shape
             size = sum(ranks) * (rows // gates + cols)
             if size >= rows * cols:
                 report.skipped[item.name] = f"rank {sum(ranks)} would take {size} weights in place of {rows * cols}"
                 continue
-            error = _factorize(item, parts, ranks)
+            whole = [found or Spectrum.of(part) for found, part in zip(spectra, parts, strict=True)]
+            error = _factorize(item, whole, ranks)
             report.touched[item.name] = {"rank": sum(ranks), "ranks": ranks, "relative_error": error}
         return report.check(self.name, context.strict)
 
     def finalize(self, model: nn.Module) -> Report:
         left = sum(item.trained.numel() for item in maps_of(model) if item.factor)
         return Report(figures={"weights_in_factors": left})
-
-
-def singular_values(matrix: Tensor) -> np.ndarray:
-    """Descending, float64."""
-    return torch.linalg.svdvals(matrix.double()).cpu().numpy()
 
 
 def choose_rank(values: np.ndarray, shape: tuple[int, ...], params: RankParams) -> int:
@@ -110,14 +108,13 @@ def choose_rank(values: np.ndarray, shape: tuple[int, ...], params: RankParams) 
 
 
 @torch.no_grad()
-def _factorize(item: Map, parts: tuple[Tensor, ...], ranks: list[int]) -> float:
+def _factorize(item: Map, spectra: list[Spectrum], ranks: list[int]) -> float:
     """Factorize a map, or each gate of it; the squared error relative to the map."""
     before = item.matrix.clone()
-    item.install(LowRank(sum(ranks), item.weight.shape))
-    if len(parts) > 1:
-        left, right = factors_of(item)
-        pairs = [factors(part, rank) for part, rank in zip(parts, ranks, strict=True)]
-        left.trained.copy_(torch.block_diag(*(pair[0] for pair in pairs)))
-        right.trained.copy_(torch.cat([pair[1] for pair in pairs]))
-        left.install(Mask(torch.block_diag(*(torch.ones_like(pair[0]) for pair in pairs)), "block"))
+    pairs = [spectrum.factors(rank) for spectrum, rank in zip(spectra, ranks, strict=True)]
+    start = torch.block_diag(*(left for left, _ in pairs)), torch.cat([right for _, right in pairs])
+    item.install(LowRank(sum(ranks), item.weight.shape, start))
+    if len(pairs) > 1:
+        factor, _ = factors_of(item)
+        factor.install(Mask(torch.block_diag(*(torch.ones_like(left) for left, _ in pairs)), "block"))
     return float((item.matrix - before).square().sum() / before.square().sum().clamp_min(1e-30))

@@ -53,7 +53,8 @@ def decode_into(item: Map, stored: WeightFormat) -> None:
     """
     shape, live = item.weight.shape, item.live
     if isinstance(stored, formats.LowRank):
-        item.install(LowRank(stored.rank, shape))
+        start = torch.zeros(shape[0], stored.rank), torch.zeros(stored.rank, stored.shape[1])  # filled below
+        item.install(LowRank(stored.rank, shape, start))
         left, right = factors_of(item)
         decode_into(left, stored.left)
         decode_into(right, stored.right)

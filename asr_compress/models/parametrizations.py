@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from asr_compress.models.spectrum import Spectrum
 from asr_compress.models.storage import Layout
 
 INT8_MAX = 127
@@ -48,40 +49,30 @@ class Mask(nn.Module):
 class LowRank(nn.Module):
     """The weight as `left (rows, rank) @ right (rank, cols)`, both trained.
 
-    Starts from the truncated singular value decomposition of the weight, the singular values shared evenly between
-    the factors; by the theorem of Eckart and Young (1936) no product of that rank is closer.
+    Starts from the closest product of that rank (`Spectrum.factors`), or from factors that are there already.
 
     Attributes:
         rank: inner dimension.
         shape: the weight's shape.
+        start: the factors to start from, until they are installed.
     """
 
-    def __init__(self, rank: int, shape: Sequence[int]) -> None:
+    def __init__(self, rank: int, shape: Sequence[int], start: tuple[Tensor, Tensor] | None = None) -> None:
         super().__init__()
-        self.rank, self.shape = rank, tuple(shape)
+        self.rank, self.shape, self.start = rank, tuple(shape), start
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         return from_matrix(left @ right, self.shape)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return factors(as_matrix(weight), self.rank)
+        start, self.start = self.start, None
+        if start is None:
+            start = Spectrum.of(as_matrix(weight)).factors(self.rank)
+        left, right = start
+        return left.to(weight), right.to(weight)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}"
-
-
-@torch.no_grad()
-def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The closest product of `rank` to `matrix (rows, cols)`: `(rows, rank)` and `(rank, cols)`.
-
-    Beyond the smaller side of the matrix, what the rank has more is zero.
-    """
-    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
-    root = s[:rank].sqrt()
-    left, right = matrix.new_zeros(len(matrix), rank), matrix.new_zeros(rank, matrix.shape[1])
-    left[:, : len(root)] = (u[:, :rank] * root).to(matrix.dtype)
-    right[: len(root)] = (root[:, None] * v[:rank]).to(matrix.dtype)
-    return left, right
 
 
 def layout_of(masks: Sequence[Mask]) -> Layout:
