@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from asr_compress.compression.base import Context
 from asr_compress.compression.dev_errors import DevErrors, Utterance, dev_errors
@@ -21,6 +24,7 @@ from asr_compress.compression.registry import make_pass
 from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.convert import from_network
 from asr_compress.models.encode import encode
+from asr_compress.models.layers import Recurrent
 from asr_compress.models.maps import Map, maps_of
 from asr_compress.models.zoo import ZOO
 from asr_compress.runtime.bundle import Bundle
@@ -102,6 +106,7 @@ def scan(
     identity: str,
     probes: Sequence[Probe] | None = None,
     say: Callable[[str], None] = lambda text: None,
+    workers: int | None = None,
 ) -> list[dict[str, Any]]:
     """Measure every probe on `batches`; each result is a line of the file `results` as soon as it is there.
 
@@ -111,24 +116,47 @@ def scan(
 
     Args:
         identity: what model and data are; lines of another identity do not count.
+        workers: probes measured at a time, each on one core; torch's number of threads if None. Numbers do not depend
+            on it.
     """
     known = _read(results, identity)
-    model = model.eval()
-    runner = _Runner(model, list(batches), tokens)
-    lines: list[dict[str, Any]] = []
     todo = probes_of(model) if probes is None else list(probes)
-    for index, probe in enumerate([None, *todo]):
-        key = _key(probe)
-        if key not in known:
-            measured = runner.baseline() if probe is None else runner.measure(probe)
-            known[key] = {"identity": identity, "key": key, **measured}
-            results.parent.mkdir(parents=True, exist_ok=True)
-            with results.open("a") as file:
-                file.write(json.dumps(known[key]) + "\n")
-            if index % 20 == 0:
-                say(f"{index} of {len(todo)} probes")
-        lines.append(known[key])
-    return lines
+    missing = [probe for probe in todo if _key(probe) not in known]
+    results.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(probe: Probe | None, measured: dict[str, Any]) -> None:
+        known[_key(probe)] = {"identity": identity, "key": _key(probe), **measured}
+        with results.open("a") as file:
+            file.write(json.dumps(known[_key(probe)]) + "\n")
+
+    if missing or _key(None) not in known:
+        with _workers(workers or torch.get_num_threads()) as pool:
+            runner = _Runner(model.eval(), list(batches), tokens, pool)
+            if _key(None) not in known:
+                keep(None, runner.baseline())
+            done = 0
+            for layer in sorted({probe.layer for probe in missing}):
+                runner.advance(layer)
+                here = [probe for probe in missing if probe.layer == layer]
+                for probe, measured in zip(here, pool.map(runner.measure, here), strict=True):
+                    keep(probe, measured)
+                    done += 1
+                    if done % 20 == 0:
+                        say(f"{done} of {len(missing)} probes")
+    return [known[_key(probe)] for probe in (None, *todo)]
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that each run torch on one core: a layer of a few utterances is too little work to be divided."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for what has not begun
+        torch.set_num_threads(before)
 
 
 def scan_bundle(
@@ -196,21 +224,24 @@ def _read(results: Path, identity: str) -> dict[str, dict[str, Any]]:
 
 
 class _Runner:
-    """Runs changed models from the layer that changed on: what comes before it is as in the untouched model."""
+    """Runs changed models from the layer that changed on: what comes before it is as in the untouched model.
 
-    def __init__(self, model: AcousticModel, batches: list[Batch], tokens: Tokens) -> None:
-        self.model, self.batches, self.tokens = model, batches, tokens
+    So is the other direction of a bidirectional layer. `measure` may run in several threads at once.
+    """
+
+    def __init__(self, model: AcousticModel, batches: list[Batch], tokens: Tokens, pool: ThreadPoolExecutor) -> None:
+        self.model, self.batches, self.tokens, self.pool = model, batches, tokens, pool
         self.at = 0
         self.inputs: list[tuple[Tensor, Tensor]] = [(batch.features, batch.feature_lengths) for batch in batches]
-        self.untouched = self._run(model)
+        self.sides: list[list[Tensor]] = [[] for _ in batches]
+        self.untouched = list(pool.map(lambda index: self._run(model, index), range(len(batches))))
 
     def baseline(self) -> dict[str, Any]:
         errors = self._errors(self.untouched)
         return {"part": "model", "strength": "none", "kl": 0.0, **errors.to_json()}
 
     def measure(self, probe: Probe) -> dict[str, Any]:
-        """One probe."""
-        self._advance(probe.layer)
+        """One probe of the layer that `advance` has come to."""
         changed = AcousticModel(())
         changed.layers.extend(
             copy.deepcopy(part) if i == probe.layer else part for i, part in enumerate(self.model.layers)
@@ -221,7 +252,9 @@ class _Runner:
         step = make_pass(probe.name, probe.params)
         report = step.prepare(changed, Context(strict=False)).merged(step.finalize(changed))
         after = sum(encode(item).nbytes for item in maps_of(changed) if any(_within(item.name, name) for name in names))
-        outputs = self._run(changed)
+        _bake(changed.layers[probe.layer])
+        same = _untouched_sides(self.model.layers[probe.layer], f"layers.{probe.layer}", names)
+        outputs = [self._run(changed, index, same) for index in range(len(self.batches))]
         line = {
             "part": probe.part,
             "strength": probe.strength,
@@ -236,26 +269,29 @@ class _Runner:
             line["skipped"] = next(iter(report.skipped.values()), "nothing to change")
         return line
 
-    @torch.no_grad()
-    def _advance(self, layer: int) -> None:
-        """Bring the inputs to layer `layer` of the untouched model."""
-        if layer < self.at:
-            self.at = 0
-            self.inputs = [(batch.features, batch.feature_lengths) for batch in self.batches]
-        for module in self.model.layers[self.at : layer]:
-            self.inputs = [module(x, lengths) for x, lengths in self.inputs]
+    def advance(self, layer: int) -> None:
+        """Bring the inputs to layer `layer` of the untouched model, which is not before the last one."""
+        passed = self.model.layers[self.at : layer]
+        self.inputs = list(self.pool.map(lambda pair: _through(passed, *pair), self.inputs))
         self.at = layer
+        here = self.model.layers[layer]
+        self.sides = list(self.pool.map(lambda pair: _sides(here, *pair), self.inputs))
 
     @torch.no_grad()
-    def _run(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """Log probabilities and lengths of each batch."""
-        assert isinstance(model, AcousticModel)
-        outputs = []
-        for x, lengths in self.inputs:
-            for module in model.layers[self.at :]:
-                x, lengths = module(x, lengths)
-            outputs.append((x.float().log_softmax(-1), lengths))
-        return outputs
+    def _run(self, model: AcousticModel, index: int, same: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Log probabilities and lengths of batch `index`; directions `same` of the first layer are as they were."""
+        x, lengths = self.inputs[index]
+        first, *rest = model.layers[self.at :]
+        if same and isinstance(first, Recurrent):
+            sides = [
+                self.sides[index][side] if side in same else direction(x, lengths)[0]
+                for side, direction in enumerate(first.directions)
+            ]
+            x = torch.cat(sides, dim=-1)
+        else:
+            x, lengths = first(x, lengths)
+        x, lengths = _through(rest, x, lengths)
+        return x.float().log_softmax(-1), lengths
 
     def _errors(self, outputs: list[tuple[Tensor, Tensor]]) -> DevErrors:
         items = []
@@ -273,6 +309,37 @@ class _Runner:
             valid = torch.arange(each.shape[1])[None] < lengths[:, None]
             total, frames = total + float(each[valid].double().sum()), frames + int(lengths.sum())
         return total / max(1, frames)
+
+
+@torch.no_grad()
+def _through(layers: Iterable[nn.Module], x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    for layer in layers:
+        x, lengths = layer(x, lengths)
+    return x, lengths
+
+
+@torch.no_grad()
+def _sides(layer: nn.Module, x: Tensor, lengths: Tensor) -> list[Tensor]:
+    """What each direction of a bidirectional layer gives; nothing for other layers."""
+    if not isinstance(layer, Recurrent) or len(layer.directions) == 1:
+        return []
+    return [direction(x, lengths)[0] for direction in layer.directions]
+
+
+def _untouched_sides(layer: nn.Module, path: str, names: Iterable[str]) -> list[int]:
+    """The directions of a bidirectional layer that hold none of the maps called `names`."""
+    if not isinstance(layer, Recurrent) or len(layer.directions) == 1:
+        return []
+    touched = {name.removeprefix(f"{path}.").partition(".")[0] for name in names}
+    return [side for side, word in enumerate(("forward", "backward")) if word not in touched]
+
+
+def _bake(layer: nn.Module) -> None:
+    """Compute what parametrizations give once, not for each batch."""
+    for module in list(layer.modules()):
+        if parametrize.is_parametrized(module) and not isinstance(module, parametrize.ParametrizationList):
+            for tensor in list(cast(nn.ModuleDict, module.parametrizations)):
+                parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
 
 
 def _within(name: str, whole: str) -> bool:

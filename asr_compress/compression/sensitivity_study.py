@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from asr_compress.compression.sensitivity import scan_bundle
 from asr_compress.compression.study import Plan
 from asr_compress.corpora.manifests import read_manifest
@@ -30,13 +32,15 @@ def run_sensitivity(plan: Plan, command: str, say: Callable[[str], None] = print
         kept.parent.mkdir(exist_ok=True)
         shutil.copyfile(plan.out / f"{figure}.png", kept)
     baseline, *rest = lines
+    cores = torch.get_num_threads()
     audio_s = sum(cut.duration for cut in read_manifest(plan.dev))
     parts = [
         "## Sensitivity",
         "Which parts bear which compression? Every map, layer and gate alone, by each pass at several strengths, "
         f"without training: greedy errors on {audio_s / 60:.1f} minutes of dev speech, never the test speakers.",
         f"    {command}",
-        f"{len(rest)} probes took {spent_s / 60:.1f} minutes on one core. Untouched: error "
+        f"{len(rest)} probes took {spent_s / 60:.1f} minutes on {cores} core{'s' * (cores > 1)}. "
+        "Untouched: error "
         f"{100 * baseline['error']:.2f} %, blank rate {baseline['blank_rate']:.2f}. What hurts most:",
         _table(baseline, rest),
         "![rise of the error](plots/sensitivity-error.png)",

@@ -6,7 +6,9 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from asr_compress.compression.base import Context
 from asr_compress.compression.dev_errors import dev_errors, utterances
@@ -48,6 +50,36 @@ def test_numbers_are_those_of_the_whole_model(tmp_path: Path) -> None:
         if "skipped" not in line:
             assert line["bytes"] < line["bytes_before"] and line["kl"] > 0
     assert not any(hasattr(layer, "parametrizations") for layer in model.layers)
+
+
+def test_workers_and_order_change_nothing(tmp_path: Path) -> None:
+    """Layers are gone through once, probes of one at a time in several threads; lines come as they were asked for."""
+    model = small("blstm")
+    probes = [probe for probe in probes_of(model) if probe.strength in ("int4", "gate, weights 75 %")][::-1]
+    threads = torch.get_num_threads()
+    one = scan(model, batches(), SYMBOLS, tmp_path / "one.jsonl", "x", probes, workers=1)
+    three = scan(model, batches(), SYMBOLS, tmp_path / "three.jsonl", "x", probes, workers=3)
+    assert one == three
+    assert [line["part"] for line in one[1:]] == [probe.part for probe in probes]
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("part", ["layers.2.backward.recurrent", "layers.5.forward gate f", "layers.5", "layers.8"])
+def test_what_did_not_change_is_not_computed_and_the_same(part: str, tmp_path: Path) -> None:
+    """Divergence is that of the whole model, though one direction and all layers before are taken as they were."""
+    model = small("blstm")
+    probes = [probe for probe in probes_of(model) if probe.part == part]
+    lines = scan(model, batches(), SYMBOLS, tmp_path / "scan.jsonl", "x", probes)
+    for probe, line in zip(probes, lines[1:], strict=True):
+        changed = copy.deepcopy(model)
+        step = make_pass(probe.name, probe.params)
+        step.prepare(changed, Context(strict=False))
+        step.finalize(changed)
+        total, frames = 0.0, 0
+        for ours, theirs in zip(utterances(changed, batches()), utterances(model, batches()), strict=True):
+            total += float((np.exp(theirs.log_probs) * (theirs.log_probs - ours.log_probs)).sum())
+            frames += len(ours.log_probs)
+        assert line["kl"] == pytest.approx(total / frames, rel=1e-3, abs=1e-8)
 
 
 def test_stronger_hurts_more(tmp_path: Path) -> None:
