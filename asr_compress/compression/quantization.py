@@ -13,12 +13,12 @@ from asr_compress.compression.order import QUANTIZED
 from asr_compress.models.activations import ActivationQuantizer, Activations
 from asr_compress.models.encode import encode
 from asr_compress.models.maps import Map, directions_of, map_of, maps_of, unknown_parts
-from asr_compress.models.quantizers import LearnedStep, Quantized, Quantizer, SharedWeights
+from asr_compress.models.quantizers import LEARNED, LearnedStep, Quantized, Quantizer, SharedWeights
 from asr_compress.runtime.errors import InputError
 
-Numbers = Literal["int8", "int4", "float16", "ternary", "binary", "codebook", "codebook_int8"]
-NARROW = ("int4", "ternary", "binary", "codebook", "codebook_int8")  # fewer than eight bits a weight
-FLOAT = ("float16", "codebook")  # met by activations in float
+Numbers = Literal["int8", "int4", "int4_float", "float16", "ternary", "binary", "codebook", "codebook_int8"]
+NARROW = ("int4", "int4_float", "ternary", "binary", "codebook", "codebook_int8")  # fewer than eight bits a weight
+FLOAT = ("float16", "int4_float", "codebook")  # met by activations in float
 
 
 class DynamicInt8Params(Params):
@@ -31,7 +31,10 @@ class DynamicInt8Params(Params):
 class QuantizationParams(DynamicInt8Params):
     """Parameters of quantization."""
 
-    numbers: Numbers = Field("int8", description="what weights are stored as")
+    numbers: Numbers = Field(
+        "int8",
+        description="what weights are stored as; int4_float, float16 and codebook are met by activations in float",
+    )
     maps: dict[str, Numbers] = Field(
         {}, description="other numbers for maps, by kind or name pattern; the last match holds"
     )
@@ -105,7 +108,7 @@ class Quantization(Pass):
         details: dict[str, Any] = {"masks": item.masks(), "gates": item.gates, "live": item.live, "input_scale": scale}
         if numbers == "codebook":
             return SharedWeights(item.weight, self.settings.entries, **details)
-        if self.settings.steps == "learned" and numbers in ("int8", "int4"):
+        if self.settings.steps == "learned" and numbers in LEARNED:
             return LearnedStep(item.weight, numbers, **details)
         return Quantized(numbers, **details)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from asr_compress.models.parametrizations import Mask, as_matrix, from_matrix, kept, layout_of, stored_sections
 from asr_compress.models.storage import Layout, check_storage, store, store_int8
 from asr_compress.runtime.errors import InputError
-from asr_compress.runtime.formats import Codebook, Int4, WeightFormat
+from asr_compress.runtime.formats import Codebook, Int4, Int4Float, WeightFormat
 from asr_compress.runtime.formats.codebook import kmeans, nearest, pack_codes
 from asr_compress.runtime.formats.int4 import encode_groups
 from asr_compress.runtime.formats.nibbles import pack_nibbles
@@ -20,6 +20,7 @@ from asr_compress.runtime.formats.nibbles import pack_nibbles
 INT8_MAX = 127
 INT4_LEAST, INT4_MOST = -8, 7
 INT4_GROUP = 32
+LEARNED = ("int8", "int4", "int4_float")  # numbers whose steps can be trained
 
 
 class Quantizer(nn.Module):
@@ -117,10 +118,10 @@ class LearnedStep(Quantizer):
         """
         Args:
             weight: what the steps begin from.
-            numbers: "int8" or "int4"; int4 must not be in blocks.
+            numbers: one of `LEARNED`; int4 must not be in blocks.
         """
         super().__init__(numbers, **details)
-        if numbers not in ("int8", "int4") or (numbers == "int4" and self.layout == "blocks"):
+        if numbers not in LEARNED or (numbers != "int8" and self.layout == "blocks"):
             raise InputError(
                 f"steps of {numbers} ({self.layout}) cannot be learned; those of int8 can, and of int4 not in blocks"
             )
@@ -161,10 +162,11 @@ class LearnedStep(Quantizer):
         rows = slice(None) if self.live is None else self.live
         codes = self._codes(torch.from_numpy(matrix).to(self.steps)).cpu().numpy()[rows]
         steps, multipliers = self._steps().cpu().float().numpy()[rows], self.multipliers.cpu().numpy()[rows]
-        if self.numbers == "int4":
+        if self.numbers != "int8":
             groups = np.ascontiguousarray(multipliers[:, ::INT4_GROUP].astype(np.uint8))
             nibbles = pack_nibbles((codes - INT4_LEAST).astype(np.uint8))
-            return Int4(nibbles, groups, np.ascontiguousarray(steps), matrix.shape[1], INT4_GROUP, self.input_scale)
+            stored = Int4(nibbles, groups, np.ascontiguousarray(steps), matrix.shape[1], INT4_GROUP, self.input_scale)
+            return stored if self.numbers == "int4" else Int4Float(stored)
         keep = kept(self.masks)
         sections = stored_sections(len(matrix), self.gates, self.live)
         keep = None if keep is None else keep[rows]

@@ -18,6 +18,7 @@ from asr_compress.runtime.formats import (
     Float16,
     Float32,
     Int4,
+    Int4Float,
     Int8,
     SparseFloat,
     SparseInt8,
@@ -30,9 +31,9 @@ from asr_compress.runtime.formats.sparse import sparse_pattern
 Layout = Literal["dense", "blocks", "sparse"]
 # What each layout can hold. Four bits and less have no sparse form of their own: zeros are codes like others there.
 NUMBERS: dict[str, tuple[str, ...]] = {
-    "dense": ("float32", "float16", "int8", "int4", "ternary", "binary", "codebook", "codebook_int8"),
+    "dense": ("float32", "float16", "int8", "int4", "int4_float", "ternary", "binary", "codebook", "codebook_int8"),
     "blocks": ("float32", "int8", "int4"),
-    "sparse": ("float32", "float16", "int8", "int4", "ternary", "codebook", "codebook_int8"),
+    "sparse": ("float32", "float16", "int8", "int4", "int4_float", "ternary", "codebook", "codebook_int8"),
 }
 
 
@@ -93,6 +94,8 @@ def _store_dense(matrix: np.ndarray, numbers: str, input_scale: float | None) ->
         return Int8.encode(matrix, input_scale)
     if numbers == "int4":
         return Int4.encode(matrix, input_scale=input_scale)
+    if numbers == "int4_float":
+        return Int4Float.encode(matrix)
     return (Ternary if numbers == "ternary" else Binary).encode(matrix, input_scale)
 
 

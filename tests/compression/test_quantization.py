@@ -178,7 +178,7 @@ def test_simulation_trains_and_is_gone_afterwards() -> None:
         assert not np.array_equal(first.dense(), second.dense()), name
 
 
-@pytest.mark.parametrize("numbers", ["int4", "ternary", "binary", "codebook", "codebook_int8", "float16"])
+@pytest.mark.parametrize("numbers", ["int4", "int4_float", "ternary", "binary", "codebook", "codebook_int8", "float16"])
 def test_other_numbers_with_edges_at_eight_bits(numbers: str) -> None:
     model, report = quantized(numbers=numbers)
     kinds = {name: stored.kind for name, stored in walk(to_network(model))}
@@ -197,7 +197,30 @@ def test_mixed_precision() -> None:
     assert kinds["4.backward.input_map"] == "float16" and kinds["6.map"] == "int8"
 
 
-@pytest.mark.parametrize("numbers", ["int8", "int4"])
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("steps", ["weights", "learned"])
+def test_weight_only_int4_is_what_the_engines_run(name: str, steps: str) -> None:
+    """Activations stay float, so that the fake-quantized model is the exported one, whole utterances through."""
+    model, report = quantized(name, numbers="int4_float", steps=steps, edges="same")
+    network = to_network(model)
+    assert {stored.kind for _, stored in walk(network)} == {"int4_float"}
+    for (_, stored), item in zip(walk(network), maps_of(model), strict=True):
+        np.testing.assert_array_equal(item.matrix.numpy(), stored.dense())
+    assert_close(engine_logits(network), logits(model), 1e-5)
+    assert_close(engine_logits(network, "native"), logits(model), 1e-5)
+    whole = quantized(name, numbers="int4", steps=steps, edges="same")[1]
+    assert report["figures"]["bytes"] == whole["figures"]["bytes"] < 0.2 * report["figures"]["float32_bytes"]
+
+
+def test_weight_only_int4_has_no_scale_of_activations_and_no_blocks() -> None:
+    _, report = quantized(numbers="int4_float", activations="static", edges="same", simulate=True)
+    assert not any("input_scale" in figures for figures in report["touched"].values())
+    BlockPruning(BlockPruningParams(sparsity=0.5)).prepare(pruned := small(), Context())
+    with pytest.raises(InputError, match="a map in blocks cannot be stored as int4_float; it can as float32, int8"):
+        Quantization(QuantizationParams(numbers="int4_float", edges="same")).prepare(pruned, CONTEXT)
+
+
+@pytest.mark.parametrize("numbers", ["int8", "int4", "int4_float"])
 def test_learned_steps(numbers: str) -> None:
     """They are trained, and what is stored is what was trained."""
     model = small()

@@ -42,11 +42,11 @@ def logits(model: AcousticModel) -> list[np.ndarray]:
     return [y[row, :length].numpy() for row, length in enumerate(lengths.tolist())]
 
 
-def engine_logits(network: Network) -> list[np.ndarray]:
-    """What the reference engine gives for the same utterances."""
+def engine_logits(network: Network, backend: str = "reference") -> list[np.ndarray]:
+    """What the engine gives for the same utterances."""
     x = frames().numpy()
     batch = [x[row, :length] for row, length in enumerate(LENGTHS.tolist())]
-    return Engine(network, backend="reference").run_batch(batch)
+    return Engine(network, backend=backend).run_batch(batch)
 
 
 def assert_close(ours: list[np.ndarray], theirs: list[np.ndarray], atol: float) -> None:

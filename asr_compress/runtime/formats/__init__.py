@@ -19,7 +19,7 @@ from asr_compress.runtime.formats.block_sparse import (
 )
 from asr_compress.runtime.formats.codebook import Codebook, CodebookInt8
 from asr_compress.runtime.formats.dense import Float16, Float32, Int8
-from asr_compress.runtime.formats.int4 import Int4
+from asr_compress.runtime.formats.int4 import Int4, Int4Float
 from asr_compress.runtime.formats.low_rank import LowRank
 from asr_compress.runtime.formats.sparse import SparseFloat, SparseInt8, SparsePattern
 from asr_compress.runtime.formats.ternary import Binary, Ternary
@@ -38,6 +38,7 @@ __all__ = [
     "Float32",
     "FloatFormat",
     "Int4",
+    "Int4Float",
     "Int8",
     "IntegerFormat",
     "LowRank",
