@@ -209,7 +209,7 @@ def test_weight_only_int4_is_what_the_engines_run(name: str, steps: str) -> None
     assert_close(engine_logits(network), logits(model), 1e-5)
     assert_close(engine_logits(network, "native"), logits(model), 1e-5)
     whole = quantized(name, numbers="int4", steps=steps, edges="same")[1]
-    assert report["figures"]["bytes"] == whole["figures"]["bytes"] < 0.2 * report["figures"]["float32_bytes"]
+    assert report["figures"]["bytes"] == whole["figures"]["bytes"] < 0.3 * report["figures"]["float32_bytes"]
 
 
 def test_weight_only_int4_has_no_scale_of_activations_and_no_blocks() -> None:
