@@ -198,10 +198,25 @@ class Dropout(Layer):
         self.rate = rate
 
     def map(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.rate, self.training)
+        if not self.training or self.rate == 0 or x.device.type != "cpu":
+            return functional.dropout(x, self.rate, self.training)
+        return x * _dropout_mask(x.shape, self.rate).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.rate}"
+
+
+def _dropout_mask(shape: torch.Size, rate: float) -> Tensor:
+    """float32 `shape`, zero with probability `rate` (to 1/65536), else what keeps the mean.
+
+    Four numbers are cut from each random 64 bits: torch's own dropout draws anew for each element, which took a
+    twentieth of a training step.
+    """
+    count = shape.numel()
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    dropped = round(rate * 65536)
+    kept = bits.view(torch.int16)[:count] >= dropped - 32768
+    return (kept.to(torch.float32) * (65536 / max(65536 - dropped, 1))).view(shape)
 
 
 def mask_padding(x: Tensor, lengths: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from asr_compress.models.activations import Activations, quantized_steps
+from asr_compress.models.lstm_training import can_train, train_direction
 
 State = tuple[Tensor, Tensor]  # h (batch, output) and c (batch, hidden)
 SATURATED = 1e4  # a gate's input at which sigmoid is 0 or 1 in every float type
@@ -34,7 +35,7 @@ class LSTMDirection(nn.Module):
         hidden_places, output_places: int64, where the units and outputs that are left stood before pruning; None
             where all are left. An `LSTM` uses them to keep the shapes that its callers know.
         activations: quantizers of what the maps meet, to train with the engine's arithmetic step by step; None runs
-            torch's own fast LSTM.
+            `lstm_training` where it can, torch's own fast LSTM elsewhere.
     """
 
     hidden_places: Tensor | None
@@ -83,12 +84,26 @@ class LSTMDirection(nn.Module):
             `(batch, frames, outputs)` and the last state. Without `to_ends`, frames past an utterance's length are
             unspecified, and so is the last state with unequal lengths.
         """
+        weights = self.weights()
+        if state is None and self.activations is None and can_train(x, weights):
+            return self._train(x, lengths, weights)
         if to_ends and lengths is not None:
             return self._forward_to_ends(x, lengths, state)
         if self.reverse:
             x = reverse_time(x, lengths)
-        output, state = self._steps(x, self.weights(), state)
+        output, state = self._steps(x, weights, state)
         return (reverse_time(output, lengths) if self.reverse else output), state
+
+    def _train(self, x: Tensor, lengths: Tensor | None, weights: list[Tensor]) -> tuple[Tensor, State]:
+        weight_ih, weight_hh, *others = weights
+        bias = others[0] + others[1] if self.bias_ih is not None else None
+        if self.weight_hr is None:
+            output, h, c = train_direction(x, lengths, weight_ih, weight_hh, bias, self.reverse)
+            return output, (h, c)
+        # Without the projection in the loop: the recurrent map times it is one map of the unprojected output.
+        projection = others[-1]
+        output, h, c = train_direction(x, lengths, weight_ih, weight_hh @ projection, bias, self.reverse)
+        return output @ projection.T, (h @ projection.T, c)
 
     def _forward_to_ends(self, x: Tensor, lengths: Tensor, state: State | None) -> tuple[Tensor, State]:
         lengths = lengths.to(x.device)
@@ -113,8 +128,6 @@ class LSTMDirection(nn.Module):
         h, c = state if state is not None else self._zero_state(x)
         if self.activations is not None:
             return quantized_steps(self.activations, x, weights, h, c)
-        if self.weight_hr is not None and self.training and state is None and x.device.type == "cpu":
-            return self._steps_of_merged_maps(x, weights)
         ambiguous = self.weight_hr is not None and self.hidden == self.outputs
         if ambiguous:  # torch takes h and c of equal size to mean that there is no projection: one more, silent, unit
             projection = nn.functional.pad(weights[-1], (0, 1))
@@ -124,15 +137,6 @@ class LSTMDirection(nn.Module):
             x, (h[None], c[None]), weights, self.bias_ih is not None, 1, 0.0, self.training, False, True
         )
         return output, (h[0], c[0, :, : self.hidden])
-
-    def _steps_of_merged_maps(self, x: Tensor, weights: list[Tensor]) -> tuple[Tensor, State]:
-        """Train without a projection in the loop, which oneDNN does not run and torch's own code runs several times
-        slower: the recurrent map times the projection is one map of the unprojected output."""
-        *maps, projection = weights
-        maps[1] = maps[1] @ projection
-        zero = x.new_zeros(1, len(x), self.hidden)
-        output, h, c = torch._VF.lstm(x, (zero, zero), maps, self.bias_ih is not None, 1, 0.0, True, False, True)
-        return output @ projection.T, (h[0] @ projection.T, c[0])
 
     def _zero_state(self, x: Tensor) -> State:
         return x.new_zeros(len(x), self.outputs), x.new_zeros(len(x), self.hidden)

@@ -86,7 +86,7 @@ ZOO: dict[str, tuple[Builder, Size]] = {
     "blstm-base": (blstm, Size(layers=4, hidden=256, dropout=0.15)),
     "blstm-large": (blstm, Size(layers=5, hidden=320, dropout=0.2)),
     "ds2-tiny": (ds2, Size(layers=1, hidden=96, dropout=0.0)),
-    "ds2-small": (ds2, Size(layers=2, hidden=160)),
+    "ds2-small": (ds2, Size(layers=2, hidden=160, dropout=0.2)),
     "ds2-base": (ds2, Size(layers=3, hidden=256, dropout=0.15)),
     "ds2-large": (ds2, Size(layers=5, hidden=320, dropout=0.2)),
     "tdnn-lstm-tiny": (tdnn_lstm, Size(layers=1, hidden=128, dropout=0.0)),

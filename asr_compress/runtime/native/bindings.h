@@ -96,4 +96,7 @@ bool add_search(PyObject* module);
 // Its features.
 bool add_features(PyObject* module);
 
+// What training calls.
+bool add_training(PyObject* module);
+
 }  // namespace asr

@@ -125,6 +125,14 @@ struct Kernels {
     void (*normalize)(const float* x, size_t cols, const float* mean, const float* scale, float* y);
     void (*clamp)(const float* x, size_t count, float low, float high, float* y);
 
+    // For training. out[n][row] += product, rows of both by their addresses.
+    void (*add_product)(const DenseF32&, const float* const* x, int count, bool backwards, float* const* out);
+    // gates [4 * hidden], i, f, g, o: activated in place. `before`: the cells of the step before, null for zeros.
+    void (*cell_forward)(float* gates, size_t hidden, const float* before, float* c, float* h);
+    // From activated gates and the gradients of h and c to those of the gates' inputs; dc becomes the step before's.
+    void (*cell_backward)(const float* gates, size_t hidden, const float* before, const float* c, const float* dh,
+                          float* dc, float* dgates);
+
     // samples in [-1, 1), enough for `frames` windows; out [frames][bins].
     void (*log_mel)(const MelBank&, const float* samples, size_t frames, float* scratch, float* out);
 

@@ -546,12 +546,14 @@ int32_t probe_int8(size_t dots, size_t* macs) {
 }  // namespace
 
 #include "kernels_mel.h"
+#include "kernels_train.h"
 
 namespace {
 
 constexpr Kernels table(const char* name) {
-    return {name,      kCodeOffset, quantize,  dense_int8, block_int8, group_int4, block_int4, dense_f32,
-            lstm_cell, layer_norm,  normalize, clamp,      log_mel,    probe_read, probe_int8};
+    return {name,      kCodeOffset, quantize,  dense_int8, block_int8,  group_int4,   block_int4,    dense_f32,
+            lstm_cell, layer_norm,  normalize, clamp,      add_product, cell_forward, cell_backward, log_mel,
+            probe_read, probe_int8};
 }
 
 }  // namespace

@@ -453,6 +453,8 @@ PyMODINIT_FUNC PyInit__native() {
     if (!module) return nullptr;
     Object type(PyType_FromSpec(&model_spec));
     if (!type || PyModule_AddObjectRef(module.get(), "Model", type.get()) != 0) return nullptr;
-    if (!add_search(module.get()) || !add_features(module.get())) return nullptr;
+    if (!add_search(module.get()) || !add_features(module.get()) ||
+        !add_training(module.get()))
+        return nullptr;
     return module.release();
 }

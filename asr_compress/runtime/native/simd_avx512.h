@@ -26,6 +26,12 @@ inline F splat(float v) { return _mm512_set1_ps(v); }
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }  // for training only: rounds once
+// 1 / a, good to the last bits but not rounded: for training only.
+inline F reciprocal(F a) {
+    F guess = _mm512_rcp14_ps(a);
+    return _mm512_mul_ps(guess, _mm512_fnmadd_ps(a, guess, _mm512_set1_ps(2.0f)));
+}
 inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }

@@ -40,6 +40,10 @@ inline F splat(float v) { return parts<F>([&](int) { return vdupq_n_f32(v); }); 
 inline F add(const F& a, const F& b) { return parts<F>([&](int i) { return vaddq_f32(a.v[i], b.v[i]); }); }
 inline F sub(const F& a, const F& b) { return parts<F>([&](int i) { return vsubq_f32(a.v[i], b.v[i]); }); }
 inline F mul(const F& a, const F& b) { return parts<F>([&](int i) { return vmulq_f32(a.v[i], b.v[i]); }); }
+inline F multiply_add(const F& a, const F& b, const F& c) {
+    return parts<F>([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
+}
+inline F reciprocal(const F& a) { return parts<F>([&](int i) { return vdivq_f32(vdupq_n_f32(1.0f), a.v[i]); }); }
 inline F div(const F& a, const F& b) { return parts<F>([&](int i) { return vdivq_f32(a.v[i], b.v[i]); }); }
 inline F min(const F& a, const F& b) { return parts<F>([&](int i) { return vminq_f32(a.v[i], b.v[i]); }); }
 inline F max(const F& a, const F& b) { return parts<F>([&](int i) { return vmaxq_f32(a.v[i], b.v[i]); }); }

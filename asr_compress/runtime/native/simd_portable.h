@@ -34,6 +34,8 @@ inline F splat(float v) { return lanes<F>([&](int) { return v; }); }
 inline F add(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] + b.v[l]; }); }
 inline F sub(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] - b.v[l]; }); }
 inline F mul(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] * b.v[l]; }); }
+inline F multiply_add(const F& a, const F& b, const F& c) { return add(mul(a, b), c); }
+inline F reciprocal(const F& a) { return lanes<F>([&](int l) { return 1.0f / a.v[l]; }); }
 inline F div(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] / b.v[l]; }); }
 inline F min(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] < b.v[l] ? a.v[l] : b.v[l]; }); }
 inline F max(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] > b.v[l] ? a.v[l] : b.v[l]; }); }
