@@ -168,8 +168,8 @@ class Pass:
         family: its chapter in the catalogue.
         Params: its parameters.
         trains: whether it is of use only in a stage that trains ("always"), may be ("optional") or never ("never").
-        leaves: traits that the model has afterwards (`compression.order`).
-        refuses: traits that it cannot start from, each with the reason.
+        leaves: traits that the model has afterwards (`compression.order`); `left()` is what holds for its parameters.
+        refuses: traits that it cannot start from, each with the reason; likewise `refused()`.
     """
 
     name: ClassVar[str]
@@ -181,6 +181,14 @@ class Pass:
 
     def __init__(self, params: Any = None) -> None:
         self.params: Any = params if params is not None else self.Params()
+
+    def left(self) -> frozenset[str]:
+        """What it leaves with its parameters."""
+        return self.leaves
+
+    def refused(self) -> dict[str, str]:
+        """What it refuses with its parameters."""
+        return self.refuses
 
     def prepare(self, model: nn.Module, context: Context) -> Report:
         """Install what training needs. Raises InputError for a model that the pass cannot handle."""

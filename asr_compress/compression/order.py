@@ -13,7 +13,7 @@ from asr_compress.runtime.errors import InputError
 if TYPE_CHECKING:
     from asr_compress.compression.base import Pass
 
-SPARSE = "single weights left out"
+SPARSE = "weights left out singly or in tiles"
 BLOCKS = "maps in blocks"
 FACTORS = "factorized maps"
 QUANTIZED = "quantized maps"
@@ -25,7 +25,7 @@ def traits_of(model: nn.Module) -> set[str]:
     traits: set[str] = set()
     for item in maps_of(model):
         units = {mask.unit for mask in item.masks()}
-        traits |= {SPARSE} if "weight" in units else set()
+        traits |= {SPARSE} if units & {"weight", "tile"} else set()
         traits |= {BLOCKS} if "block" in units else set()
         traits |= {FACTORS} if item.factor else set()
         traits |= {QUANTIZED} if item.quantizer() is not None else set()
@@ -47,7 +47,7 @@ def check_order(stages: Sequence[tuple[str, Sequence[Pass]]], traits: set[str], 
     origin = dict.fromkeys(traits, start)
     for stage, passes in stages:
         for step in passes:
-            for trait, reason in step.refuses.items():
+            for trait, reason in step.refused().items():
                 if trait in origin:
                     raise InputError(f"stage {stage!r}: {step.name} cannot follow {origin[trait]} ({trait}): {reason}")
-            origin |= dict.fromkeys(step.leaves, step.name)
+            origin |= dict.fromkeys(step.left(), step.name)

@@ -1,4 +1,4 @@
-"""Pruning: weights or 16 x 4 blocks whose loss costs least become zero, at once or gradually while training goes on."""
+"""Pruning: weights or blocks whose loss costs least become zero, at once or gradually while training goes on."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from asr_compress.compression import schedules
 from asr_compress.compression.base import Context, Params, Pass, Report
 from asr_compress.compression.criteria import Criterion, gains
 from asr_compress.compression.order import BLOCKS, QUANTIZED, SPARSE
-from asr_compress.compression.units import Units, keep_best, keep_globally, keep_in_groups
+from asr_compress.compression.units import Units, in_strips, keep_best, keep_globally, keep_in_groups
 from asr_compress.models.encode import matrix_of
 from asr_compress.models.maps import Map, maps_of, unknown_parts
 from asr_compress.models.parametrizations import Mask, from_matrix
+from asr_compress.runtime.formats.block_sparse import BLOCK_COLS, BLOCK_ROWS
 from asr_compress.runtime.network import GATES
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=1)]
+# Units that are more than zeros in one map, with the pass that takes them out of all maps that hold them.
+ELSEWHERE = {"gate_row": "gate_pruning", "hidden": "structured_pruning", "projection": "structured_pruning"}
 
 
 class PruningParams(Params):
@@ -28,10 +32,14 @@ class PruningParams(Params):
 
     include: tuple[str, ...] = Field(("input", "recurrent", "projection"), description="maps, by kind or name pattern")
     exclude: tuple[str, ...] = Field((), description="maps to leave alone, by kind or name pattern")
-    unit: Literal["weight", "block"] = Field("weight", description="what goes together; a block is 16 x 4")
+    unit: Literal["weight", "block"] = Field("weight", description="what goes together")
+    block: tuple[Side, Side] = Field(
+        (BLOCK_ROWS, BLOCK_COLS),
+        description="rows and columns of a block; the engine skips multiples of 16 x 4; others save bytes only",
+    )
     criterion: Criterion = Field("magnitude", description="what makes a unit matter")
     scope: Literal["strip", "map", "global"] = Field(
-        "map", description="units compete within a strip (a row; 16 rows for blocks), a map, or all maps together"
+        "map", description="units compete within a strip (a row; the rows of a block), a map, or all maps together"
     )
     sparsity: Share | None = Field(None, description="share of units to drop")
     gates: dict[Literal["i", "f", "g", "o"], Share] | None = Field(
@@ -46,8 +54,17 @@ class PruningParams(Params):
     end: Share = Field(0.5, description="share of the training steps at which it is complete; then masks stay")
     every: Annotated[int, Field(ge=1)] = Field(50, description="steps between new masks")
 
+    @field_validator("unit", mode="before")
+    @classmethod
+    def _other_units(cls, value: Any) -> Any:
+        if value in ELSEWHERE:
+            raise ValueError(f"{value} is pruned by `{ELSEWHERE[value]}`, by magnitude, taylor or fisher too")
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> PruningParams:
+        if "block" in self.model_fields_set and self.unit != "block":
+            raise ValueError("`block` is the size of blocks; give `unit: block` too")
         targets = [name for name in ("sparsity", "gates", "threshold") if getattr(self, name) is not None]
         if not targets:
             raise ValueError("give `sparsity`, `gates` or `threshold`")
@@ -73,7 +90,7 @@ class _Target:
     gain: np.ndarray
     groups: np.ndarray
     sparsity: np.ndarray  # final share of each group
-    quantiles: np.ndarray  # magnitude below which each group's share lies before training
+    quantiles: np.ndarray  # magnitude below which each group's share lies before training, for Narang's schedule
 
     def scores(self) -> np.ndarray:
         """Score of each unit by its weights as they are now, what is masked included."""
@@ -102,6 +119,15 @@ class Pruning(Pass):
         BLOCKS: "what is left of a map in blocks is stored block by block; prune more blocks instead",
     }
 
+    def left(self) -> frozenset[str]:
+        return BlockPruning.leaves if self._in_strips() else Pruning.leaves
+
+    def refused(self) -> dict[str, str]:
+        return BlockPruning.refuses if self._in_strips() else Pruning.refuses
+
+    def _in_strips(self) -> bool:
+        return self.params.unit == "block" and in_strips(self.params.block)
+
     def prepare(self, model: nn.Module, context: Context) -> Report:
         params: PruningParams = self.params
         chosen = maps_of(model, params.include, params.exclude)
@@ -118,8 +144,10 @@ class Pruning(Pass):
 
     def _target(self, item: Map, gain: np.ndarray) -> _Target:
         params: PruningParams = self.params
-        mask = Mask(torch.ones_like(item.weight, dtype=torch.bool), params.unit, final=False)
-        units = Units(params.unit, (sum(item.sections), item.matrix.shape[1]), item.sections)
+        units = Units(params.unit, (sum(item.sections), item.matrix.shape[1]), item.sections, params.block)
+        tile = params.block if params.unit == "block" and not self._in_strips() else None
+        unit = "tile" if tile else params.unit
+        mask = Mask(torch.ones_like(item.weight, dtype=torch.bool), unit, final=False, tile=tile)
         by_gate = params.gates is not None and item.gates == len(GATES)
         groups = units.groups("gate" if by_gate else params.scope)
         count = int(groups.max(initial=-1)) + 1
@@ -128,8 +156,12 @@ class Pruning(Pass):
             shares = np.array([params.gates.get(gate, params.sparsity or 0.0) for gate in GATES])  # type: ignore[call-overload]
         item.install(mask)
         target = _Target(item, mask, units, item.live, gain, groups, shares, np.zeros(count))
-        target.quantiles = _quantiles(target.scores(), groups, shares)
+        self._note_quantiles(target)
         return target
+
+    def _note_quantiles(self, target: _Target) -> None:
+        if self.params.schedule == "narang":
+            target.quantiles = _quantiles(target.scores(), target.groups, target.sparsity)
 
     def _choose_by_threshold(self, model: nn.Module, context: Context, report: Report) -> None:
         """Turn a threshold into a sparsity for each map."""
@@ -141,7 +173,7 @@ class Pruning(Pass):
         assert isinstance(threshold, float)
         for target in self.targets:
             target.sparsity = self._shares_below(target, threshold)
-            target.quantiles = _quantiles(target.scores(), target.groups, target.sparsity)
+            self._note_quantiles(target)
 
     @staticmethod
     def _shares_below(target: _Target, threshold: float) -> np.ndarray:
@@ -230,10 +262,10 @@ class Pruning(Pass):
 class BlockPruningParams(PruningParams):
     """Parameters of block pruning."""
 
-    unit: Literal["block"] = Field("block", description="16 x 4 blocks")
+    unit: Literal["block"] = Field("block", description="what goes together")
     scope: Literal["strip", "map", "global"] = Field(
         "strip",
-        description="`strip` keeps as many blocks in every strip of 16 rows, which keeps the engine's loop regular",
+        description="`strip` keeps as many blocks in every strip of rows, which keeps the engine's loop regular",
     )
     sparsity: Share | None = Field(0.75, description="share of blocks to drop")
 
@@ -245,14 +277,17 @@ class BlockPruningParams(PruningParams):
 
 
 class BlockPruning(Pruning):
-    """Pruning in blocks of 16 rows by 4 columns, which one vector instruction multiplies: sparsity that is speed."""
+    """Pruning in blocks. Those of 16 rows by 4 columns one vector instruction multiplies: sparsity that is speed.
+
+    Other blocks, unless made of these, are stored with a bit for each and multiplied as zeros.
+    """
 
     name = "block_pruning"
     Params: ClassVar[type[Params]] = BlockPruningParams
     leaves = frozenset({BLOCKS})
     refuses: ClassVar[dict[str, str]] = {
         QUANTIZED: Pruning.refuses[QUANTIZED],
-        SPARSE: "blocks would keep mostly zeros of a map with single weights left out; prune blocks instead",
+        SPARSE: "blocks would keep mostly zeros of a map with weights left out; prune more of these instead",
     }
 
 

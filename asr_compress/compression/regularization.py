@@ -27,6 +27,9 @@ class RegularizationParams(Params):
         "weight", description="what is driven to zero together: L1 for weights, group lasso for the others"
     )
     strength: Annotated[float, Field(gt=0)] = Field(1e-4, description="weight of the penalty beside CTC, both a label")
+    block: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = Field(
+        (BLOCK_ROWS, BLOCK_COLS), description="rows and columns of a block"
+    )
     include: tuple[str, ...] = Field(
         ("input", "recurrent", "projection"), description="maps, for weights and blocks, by kind or name pattern"
     )
@@ -36,7 +39,7 @@ class RegularizationParams(Params):
 class Regularization(Pass):
     """Add `strength` times the sum of the norms of all groups, each times the root of its size, to the loss.
 
-    A group is a weight (L1), a 16 x 4 block, a gate's row in both maps together, or everything that is tied to a hidden
+    A group is a weight (L1), a block, a gate's row in both maps together, or everything that is tied to a hidden
     unit. The norms pull whole groups to zero; a pruning pass with a threshold then takes them out.
 
     Sources: Yuan and Lin 2006 (group lasso); Wen et al. 2018, "Learning intrinsic sparse structures within LSTM".
@@ -69,7 +72,7 @@ class Regularization(Pass):
         if group == "weight":
             return torch.stack([item.weight.abs().sum() for item in self.maps]).sum()
         if group == "block":
-            return torch.stack([_block_norms(item) for item in self.maps]).sum()
+            return torch.stack([_block_norms(item, self.params.block) for item in self.maps]).sum()
         if group == "gate_row":
             return torch.stack([_gate_row_norms(self.model, name) for name in directions_of(self.model)]).sum()
         return _unit_norms(self.model)
@@ -84,14 +87,15 @@ def _norm(squares: Tensor) -> Tensor:
     return (squares + 1e-12).sqrt()
 
 
-def _block_norms(item: Map) -> Tensor:
+def _block_norms(item: Map, block: tuple[int, int]) -> Tensor:
+    height, width = block
     total = item.weight.new_zeros(())
     for gate in as_matrix(item.weight).split(len(item.weight) // item.gates):
         rows, cols = gate.shape
-        padded = functional.pad(gate, (0, -cols % BLOCK_COLS, 0, -rows % BLOCK_ROWS)).square()
-        strips = padded.unflatten(0, (-1, BLOCK_ROWS)).unflatten(2, (-1, BLOCK_COLS))
+        padded = functional.pad(gate, (0, -cols % width, 0, -rows % height)).square()
+        strips = padded.unflatten(0, (-1, height)).unflatten(2, (-1, width))
         total = total + _norm(strips.sum(dim=(1, 3))).sum()
-    return (BLOCK_ROWS * BLOCK_COLS) ** 0.5 * total
+    return (height * width) ** 0.5 * total
 
 
 def _gate_row_norms(model: nn.Module, name: str) -> Tensor:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from asr_compress.runtime.formats.block_sparse import BLOCK_COLS, BLOCK_ROWS, as_blocks, padded_rows, strip_sizes
+from asr_compress.runtime.formats import Tiling
+from asr_compress.runtime.formats.block_sparse import BLOCK_COLS, BLOCK_ROWS
+
+
+def in_strips(block: tuple[int, int]) -> bool:
+    """Whether blocks of such rows and columns are made of those that the engine skips, and are stored as these."""
+    return block[0] % BLOCK_ROWS == 0 and block[1] % BLOCK_COLS == 0
 
 
 @dataclass(frozen=True)
@@ -15,49 +22,45 @@ class Units:
     """The units of one map.
 
     Attributes:
-        unit: "weight" or "block" (16 x 4).
+        unit: "weight" or "block".
         shape: (rows, cols) of the map.
         sections: rows of each gate, which blocks do not cross.
+        block: rows and columns of a block.
     """
 
     unit: str
     shape: tuple[int, int]
     sections: tuple[int, ...]
+    block: tuple[int, int] = (BLOCK_ROWS, BLOCK_COLS)
+
+    @cached_property
+    def tiling(self) -> Tiling:
+        """The blocks; a weight is a block of one."""
+        return Tiling(self.block if self.unit == "block" else (1, 1), self.sections, self.shape[1])
 
     def pool(self, scores: np.ndarray) -> np.ndarray:
-        """Mean score of each unit: float (rows, cols) -> (rows, cols), or (strips, ceil(cols / 4)) for blocks."""
-        if self.unit == "weight":
-            return scores
-        sums = as_blocks(scores, self.sections).sum(axis=(1, 3))
-        return sums / self.sizes()
+        """Mean score of each unit: float (rows, cols) -> (rows, cols), or (strips, blocks of a strip)."""
+        return scores if self.unit == "weight" else self.tiling.sums(scores) / self.sizes()
 
     def sizes(self) -> np.ndarray:
         """Weights of each unit; blocks at the edges have fewer."""
-        if self.unit == "weight":
-            return np.ones(self.shape, np.int64)
-        across = -(-self.shape[1] // BLOCK_COLS)
-        widths = np.minimum(BLOCK_COLS, self.shape[1] - BLOCK_COLS * np.arange(across))
-        return strip_sizes(self.sections)[:, None] * widths
+        return self.tiling.sizes
 
     def expand(self, keep: np.ndarray) -> np.ndarray:
         """bool over units -> bool (rows, cols)."""
-        if self.unit == "weight":
-            return keep
-        rows = np.repeat(np.repeat(keep, BLOCK_ROWS, axis=0), BLOCK_COLS, axis=1)
-        return rows[padded_rows(self.sections), : self.shape[1]]
+        return keep if self.unit == "weight" else self.tiling.expand(keep)
 
     def groups(self, scope: str) -> np.ndarray:
         """Which units compete with each other, as int64 over units: those of a "strip", of a "gate", or of the "map".
 
-        A strip is 16 rows for blocks and one row for weights.
+        A strip is as many rows as a block has, and one row for weights.
         """
-        rows = len(strip_sizes(self.sections)) if self.unit == "block" else self.shape[0]
-        cols = -(-self.shape[1] // BLOCK_COLS) if self.unit == "block" else self.shape[1]
+        rows, cols = self.tiling.shape
         if scope == "strip":
             of_row = np.arange(rows)
         elif scope == "gate":
-            counts = [len(strip_sizes((size,))) if self.unit == "block" else size for size in self.sections]
-            of_row = np.repeat(np.arange(len(self.sections)), counts)
+            height = self.tiling.tile[0]
+            of_row = np.repeat(np.arange(len(self.sections)), [-(-size // height) for size in self.sections])
         else:
             of_row = np.zeros(rows, np.int64)
         return np.broadcast_to(of_row[:, None], (rows, cols))

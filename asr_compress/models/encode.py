@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asr_compress.models.maps import Map, factors_of
-from asr_compress.models.parametrizations import LowRank, Mask, as_matrix, from_matrix, kept, layout_of
+from asr_compress.models.parametrizations import LowRank, Mask, as_matrix, from_matrix, kept, layout_of, tiling_of
 from asr_compress.models.quantizers import Quantized, Quantizer, SharedWeights
 from asr_compress.models.storage import Layout, store
 from asr_compress.runtime import formats
@@ -27,7 +27,8 @@ def encode(item: Map) -> WeightFormat:
     keep = kept(masks)
     if live is not None:
         matrix, keep = np.ascontiguousarray(matrix[live]), None if keep is None else keep[live]
-    return store(matrix, "float32", layout_of(masks), keep, item.sections)
+    tiling = tiling_of(masks, item.sections, matrix.shape[1])
+    return store(matrix, "float32", layout_of(masks), keep, item.sections, tiling=tiling)
 
 
 def float_matrix(item: Map) -> np.ndarray:
@@ -68,7 +69,10 @@ def decode_into(item: Map, stored: WeightFormat) -> None:
     if layout != "dense":
         keep = np.zeros(matrix.shape, np.bool_)
         keep[rows] = kept_weights(stored)
-        item.install(Mask(from_matrix(torch.from_numpy(keep), shape), "block" if layout == "blocks" else "weight"))
+        mask = from_matrix(torch.from_numpy(keep), shape)
+        tiling = stored.pattern.tiling if isinstance(stored, formats.SparseFloat | formats.SparseInt8) else None
+        unit = "block" if layout == "blocks" else "weight" if tiling is None else "tile"
+        item.install(Mask(mask, unit, tile=None if tiling is None else tiling.tile))
     numbers = stored_numbers(stored)
     if isinstance(stored, formats.Codebook):
         item.install(
@@ -86,7 +90,7 @@ def stored_layout(stored: WeightFormat) -> Layout:
 
 
 def kept_weights(stored: WeightFormat) -> np.ndarray:
-    """bool (rows, cols): the weights that a format in blocks or with single weights left out holds."""
+    """bool (rows, cols): the weights that a format in blocks or with weights left out holds."""
     if isinstance(stored, formats.SparseFloat | formats.SparseInt8):
         return stored.pattern.keep
     pattern = stored.pattern  # type: ignore[attr-defined]

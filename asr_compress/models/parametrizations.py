@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from asr_compress.models.spectrum import Spectrum
 from asr_compress.models.storage import Layout
+from asr_compress.runtime.formats import Tiling
 
 INT8_MAX = 127
 
@@ -24,17 +25,19 @@ class Mask(nn.Module):
     Attributes:
         mask: bool, the weight's shape.
         final: bool scalar, whether the mask is no longer to change; saved with checkpoints.
-        unit: what is kept or dropped together: "weight", "block" (16 x 4, see `formats.block_sparse`) or "row".
+        unit: what is kept or dropped together: "weight", "block" (made of those of `formats.block_sparse`), "tile" (of
+            any other size), "row" (of a gate that becomes constant) or "unit".
+        tile: rows and columns of a tile; None for other units.
     """
 
     mask: Tensor
     final: Tensor
 
-    def __init__(self, mask: Tensor, unit: str, final: bool = True) -> None:
+    def __init__(self, mask: Tensor, unit: str, final: bool = True, tile: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.register_buffer("mask", mask.bool())
         self.register_buffer("final", torch.tensor(final))
-        self.unit = unit
+        self.unit, self.tile = unit, tile
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
@@ -76,9 +79,16 @@ class LowRank(nn.Module):
 
 
 def layout_of(masks: Sequence[Mask]) -> Layout:
-    """What masks leave: blocks, single weights, or everything (rows left out are constant gates)."""
+    """What masks leave: blocks, single weights and tiles, or everything (rows left out are constant gates)."""
     units = {mask.unit for mask in masks}
-    return "blocks" if "block" in units else "sparse" if "weight" in units else "dense"
+    return "blocks" if "block" in units else "sparse" if units & {"weight", "tile"} else "dense"
+
+
+def tiling_of(masks: Sequence[Mask], sections: Sequence[int], cols: int) -> Tiling | None:
+    """The tiles that masks keep or drop whole, of stored `sections` of rows; None if they do not all have the same."""
+    tiles = {mask.tile for mask in masks if mask.unit in ("weight", "tile")}
+    tile = tiles.pop() if len(tiles) == 1 else None
+    return None if tile is None else Tiling(tile, tuple(sections), cols)
 
 
 def kept(masks: Sequence[Mask]) -> np.ndarray | None:

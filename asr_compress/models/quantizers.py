@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asr_compress.models.parametrizations import Mask, as_matrix, from_matrix, kept, layout_of, stored_sections
+from asr_compress.models.parametrizations import (
+    Mask,
+    as_matrix,
+    from_matrix,
+    kept,
+    layout_of,
+    stored_sections,
+    tiling_of,
+)
 from asr_compress.models.storage import Layout, check_storage, store, store_int8
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.formats import Codebook, Int4, Int4Float, WeightFormat
@@ -82,7 +90,8 @@ class Quantizer(nn.Module):
         return self._store(stored_rows, keep, stored_sections(len(matrix), self.gates, self.live))
 
     def _store(self, matrix: np.ndarray, keep: np.ndarray | None, sections: tuple[int, ...]) -> WeightFormat:
-        return store(matrix, self.numbers, self.layout, keep, sections, self.input_scale)
+        tiling = tiling_of(self.masks, sections, matrix.shape[1])
+        return store(matrix, self.numbers, self.layout, keep, sections, self.input_scale, tiling)
 
     def extra_repr(self) -> str:
         return f"{self.numbers}, {self.layout}, input_scale={self.input_scale}"
@@ -170,7 +179,8 @@ class LearnedStep(Quantizer):
         keep = kept(self.masks)
         sections = stored_sections(len(matrix), self.gates, self.live)
         keep = None if keep is None else keep[rows]
-        return store_int8(codes, np.ascontiguousarray(steps), self.layout, keep, sections, self.input_scale)
+        tiling = tiling_of(self.masks, sections, matrix.shape[1])
+        return store_int8(codes, np.ascontiguousarray(steps), self.layout, keep, sections, self.input_scale, tiling)
 
 
 class SharedWeights(Quantizer):

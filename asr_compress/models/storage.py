@@ -23,6 +23,7 @@ from asr_compress.runtime.formats import (
     SparseFloat,
     SparseInt8,
     Ternary,
+    Tiling,
     WeightFormat,
 )
 from asr_compress.runtime.formats.block_sparse import as_blocks, block_pattern
@@ -40,7 +41,7 @@ NUMBERS: dict[str, tuple[str, ...]] = {
 def check_storage(numbers: str, layout: Layout) -> None:
     """Raises InputError if no format holds such `numbers` in such a layout."""
     if numbers not in NUMBERS[layout]:
-        held = {"dense": "an unmasked map", "blocks": "a map in blocks", "sparse": "a map with single weights left out"}
+        held = {"dense": "an unmasked map", "blocks": "a map in blocks", "sparse": "a map with weights left out"}
         raise InputError(f"{held[layout]} cannot be stored as {numbers}; it can as {', '.join(NUMBERS[layout])}")
 
 
@@ -51,6 +52,7 @@ def store(
     keep: np.ndarray | None = None,
     sections: Sequence[int] | None = None,
     input_scale: float | None = None,
+    tiling: Tiling | None = None,
 ) -> WeightFormat:
     """float32 (rows, cols) in the format for `numbers` and `layout`.
 
@@ -58,6 +60,7 @@ def store(
         keep: bool (rows, cols), the weights that a layout of blocks or single weights stores; what is not zero if None.
         sections: rows of each gate, which blocks do not cross.
         input_scale: fixed scale of the activations, for integers.
+        tiling: tiles in which weights were left out, for a layout of single weights.
     """
     check_storage(numbers, layout)
     if layout == "blocks":
@@ -70,9 +73,9 @@ def store(
         return dense
     sparse: WeightFormat
     if numbers == "int8":
-        sparse = SparseInt8.encode(matrix, keep, input_scale)
+        sparse = SparseInt8.encode(matrix, keep, input_scale, tiling)
     else:
-        sparse = SparseFloat.encode(matrix, keep, half=numbers == "float16")
+        sparse = SparseFloat.encode(matrix, keep, half=numbers == "float16", tiling=tiling)
     return sparse if sparse.nbytes < dense.nbytes else dense
 
 
@@ -106,6 +109,7 @@ def store_int8(
     keep: np.ndarray | None = None,
     sections: Sequence[int] | None = None,
     input_scale: float | None = None,
+    tiling: Tiling | None = None,
 ) -> WeightFormat:
     """Integers (rows, cols) within +-127 with given (learned) scales float32 (rows,)."""
     codes = codes.astype(np.int8)
@@ -115,6 +119,6 @@ def store_int8(
         return BlockSparseInt8(pattern, pattern.gather(codes), scales, input_scale)
     if layout == "dense":
         return dense
-    places = sparse_pattern(codes.astype(np.float32), keep)
+    places = sparse_pattern(codes.astype(np.float32), keep, tiling)
     sparse = SparseInt8(places, codes[places.keep], scales, input_scale)
     return sparse if sparse.nbytes < dense.nbytes else dense

@@ -200,13 +200,19 @@ def test_penalty_of_a_group_by_hand() -> None:
         direction = model.layers[2].directions[0]
         direction.weight_ih[5, :2] = torch.tensor([3.0, 4.0])
     values = {}
-    for group in ("weight", "block", "gate_row"):
-        step = Regularization(RegularizationParams(group=group))
+    for name, params in {
+        "weight": {"group": "weight"},
+        "block": {"group": "block"},
+        "column of 8": {"group": "block", "block": (8, 1)},
+        "gate_row": {"group": "gate_row"},
+    }.items():
+        step = Regularization(RegularizationParams(**params))
         step.prepare(model, Context())
-        values[group] = step.penalty().item()
+        values[name] = step.penalty().item()
     inputs, outputs = direction.inputs, direction.outputs
     assert values["weight"] == pytest.approx(7, abs=1e-4)
     assert values["block"] == pytest.approx(8 * 5, abs=0.1)
+    assert values["column of 8"] == pytest.approx(8**0.5 * (3 + 4), abs=0.1)
     assert values["gate_row"] == pytest.approx((inputs + outputs) ** 0.5 * 5, abs=0.1)
 
 

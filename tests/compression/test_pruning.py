@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asr_compress.compression.base import Context
+from asr_compress.compression.order import SPARSE, check_order, traits_of
 from asr_compress.compression.pruning import BlockPruning, BlockPruningParams, Pruning, PruningParams
 from asr_compress.compression.units import Units, keep_best, keep_globally, keep_in_groups
 from asr_compress.models.acoustic import AcousticModel
@@ -48,6 +49,70 @@ def test_blocks_pool_and_expand(cols: int, i: int, f: int, g: int, o: int) -> No
     # What is kept is exactly what the format stores for this pattern.
     pattern = formats.BlockPattern.of(keep, cols, sections)
     np.testing.assert_array_equal(mask, pattern.scatter(np.ones((pattern.blocks, 16, 4), np.bool_)))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("block", [(8, 1), (1, 4), (5, 7), (100, 100), (32, 8)])
+def test_blocks_of_any_size(name: str, block: tuple[int, int]) -> None:
+    """Every block is kept or gone as a whole, edges included; what the engine has no strips for is stored by tiles."""
+    model = small(name)
+    report = pruned(model, BlockPruning(BlockPruningParams(sparsity=0.6, block=block, scope="map")))
+    network = to_network(model)
+    stored = {name: part for name, part in walk(network) if "_map" in name}
+    for item in maps_of(model, ["input", "recurrent"]):
+        tiling = formats.Tiling(block, item.sections, item.matrix.shape[1])
+        mask = item.masks()[0].mask.numpy()
+        share = tiling.sums(mask.astype(np.int64)) / tiling.sizes
+        assert set(np.unique(share)) <= {0.0, 1.0}
+        assert (share == 0).sum() == round(0.6 * share.size)
+        assert not item.weight.detach().numpy()[~mask].any()
+        assert report["touched"][item.name]["density"] == pytest.approx(mask.mean())
+    kinds = {type(part) for part in stored.values()}
+    assert kinds <= ({formats.BlockSparseFloat32} if block == (32, 8) else {formats.SparseFloat, formats.Float32})
+    for part in stored.values():
+        if isinstance(part, formats.SparseFloat):
+            tiles = int(np.prod(part.pattern.tiling.shape))
+            assert part.nbytes == 4 * part.pattern.count + -(-tiles // 8)
+    assert_close(engine_logits(network), logits(model), 1e-5)
+    assert_close(engine_logits(network, "native"), logits(model), 1e-5)
+    assert_close(logits(from_network(network).eval()), logits(model), 1e-6)
+
+
+def test_sixteen_by_four_is_the_default_however_it_is_said() -> None:
+    networks = []
+    for step in (
+        BlockPruning(BlockPruningParams(sparsity=0.5)),
+        BlockPruning(BlockPruningParams(sparsity=0.5, block=(16, 4))),
+        Pruning(PruningParams(sparsity=0.5, unit="block", scope="strip")),
+    ):
+        model = small()
+        pruned(model, step)
+        networks.append(to_network(model))
+    for (_, first), *others in zip(*(walk(network) for network in networks), strict=True):
+        for _, other in others:
+            assert first.kind == other.kind
+            np.testing.assert_array_equal(first.dense(), other.dense())
+
+
+def test_more_tiles_later_keep_the_first_mask_and_other_blocks_are_refused() -> None:
+    model = small()
+    pruned(model, BlockPruning(BlockPruningParams(sparsity=0.4, block=(8, 1))))
+    first = to_network(model)
+    model = from_network(first)
+    assert traits_of(model) == {SPARSE}
+    more = BlockPruning(BlockPruningParams(sparsity=0.7, block=(8, 1)))
+    check_order([("more", [more])], traits_of(model), "first")
+    pruned(model, more)
+    for (name, before), (_, after) in zip(walk(first), walk(to_network(model)), strict=True):
+        if "recurrent_map" in name:
+            assert isinstance(after, formats.SparseFloat) and after.pattern.index == "tiles"
+            assert after.pattern.count < before.pattern.count
+            assert not after.pattern.keep[~before.pattern.keep].any()
+    with pytest.raises(InputError, match="block_pruning cannot follow first .*singly or in tiles"):
+        check_order([("blocks", [BlockPruning(BlockPruningParams())])], traits_of(model), "first")
+    blocks = Pruning(PruningParams(sparsity=0.5, unit="block", block=(16, 8)))
+    with pytest.raises(InputError, match=r"block_pruning cannot follow pruning \(maps in blocks\)"):
+        check_order([("a", [BlockPruning(BlockPruningParams())]), ("b", [blocks, more])], set(), "x")
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(0, 45))
@@ -214,6 +279,21 @@ def test_constant_gates_are_left_out_of_strips() -> None:
     assert_close(engine_logits(network), logits(model), 1e-5)
 
 
+def test_constant_gates_are_left_out_of_tiles() -> None:
+    model = small("lstm")
+    keep = torch.ones(72, dtype=torch.bool)
+    keep[[0, 5, 20, 40, 41]] = False
+    for direction in directions_of(model).values():
+        make_constant(direction, keep)
+    pruned(model, BlockPruning(BlockPruningParams(sparsity=0.5, block=(8, 1))))
+    network = to_network(model)
+    stored = [part for _, part in walk(network) if isinstance(part, formats.SparseFloat)]
+    assert len(stored) == 4 and all(part.pattern.tiling.sections == (16, 17, 16, 18) for part in stored)
+    assert all(part.pattern.index == "tiles" for part in stored)
+    assert_close(engine_logits(network), logits(model), 1e-5)
+    assert_close(logits(from_network(network).eval()), logits(model), 1e-6)
+
+
 def test_survives_deepcopy_and_checkpoint() -> None:
     model = small()
     step = Pruning(PruningParams(sparsity=0.5))
@@ -237,6 +317,10 @@ def test_survives_deepcopy_and_checkpoint() -> None:
         ({"sparsity": 0.5, "begin": 0.9}, "lies after end"),
         ({"gates": {"i": 0.5}, "scope": "strip"}, "scope` must be map"),
         ({"sparsity": 0.5, "colour": "red"}, "Extra inputs"),
+        ({"sparsity": 0.5, "block": [8, 1]}, "give `unit: block` too"),
+        ({"sparsity": 0.5, "unit": "block", "block": [0, 1]}, "greater than or equal to 1"),
+        ({"sparsity": 0.5, "unit": "gate_row"}, "gate_row is pruned by `gate_pruning`"),
+        ({"sparsity": 0.5, "unit": "hidden"}, "hidden is pruned by `structured_pruning`"),
     ],
 )
 def test_bad_parameters(params: dict, message: str) -> None:

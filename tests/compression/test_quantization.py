@@ -54,10 +54,14 @@ def test_fake_quantizer_gives_the_engines_integers() -> None:
     np.testing.assert_array_equal(stored.product(x), sums)
 
 
-@pytest.mark.parametrize("unit", ["weight", "block"])
+@pytest.mark.parametrize("unit", ["weight", "tile", "block"])
 def test_masks_survive_quantization_and_training(unit: str) -> None:
     model = small()
-    prune = Pruning(PruningParams(sparsity=0.7)) if unit == "weight" else BlockPruning(BlockPruningParams(sparsity=0.7))
+    prune = {
+        "weight": Pruning(PruningParams(sparsity=0.7)),
+        "tile": BlockPruning(BlockPruningParams(sparsity=0.7, block=(8, 1))),
+        "block": BlockPruning(BlockPruningParams(sparsity=0.7)),
+    }[unit]
     prune.prepare(model, Context())
     prune.finalize(model)
     quantize = DynamicInt8(DynamicInt8Params(exclude=("linear",)))
@@ -68,7 +72,7 @@ def test_masks_survive_quantization_and_training(unit: str) -> None:
         pass
     for item in maps_of(model, ["input", "recurrent"]):
         assert not item.weight[~masks[item.name]].any()
-    kind = formats.SparseInt8 if unit == "weight" else formats.BlockSparseInt8
+    kind = formats.BlockSparseInt8 if unit == "block" else formats.SparseInt8
     after = to_network(model)
     for (name, first), (_, second) in zip(walk(before), walk(after), strict=True):
         if "input_map" in name or "recurrent_map" in name:

@@ -56,6 +56,10 @@ def compress(model: AcousticModel, how: str) -> AcousticModel:
             continue
         if parts[0] == "weights":
             item.install(Mask(torch.rand(item.weight.shape, generator=generator) < 0.3, "weight"))
+        elif parts[0] == "tiles":
+            tiling = formats.Tiling((3, 2), item.sections, item.matrix.shape[1])
+            keep = tiling.expand(np.random.default_rng(5).random(tiling.shape) < 0.3)
+            item.install(Mask(torch.from_numpy(keep), "tile", tile=tiling.tile))
         elif parts[0] == "blocks":
             item.install(Mask(keep_blocks(item, 0.4), "block"))
         details = {"masks": item.masks(), "gates": item.gates}
@@ -63,7 +67,7 @@ def compress(model: AcousticModel, how: str) -> AcousticModel:
             item.install(LearnedStep(item.weight, parts[-1].removeprefix("learned-"), **details))
         elif parts[-1] == "shared":
             item.install(SharedWeights(item.weight, 9, **details))
-        elif parts[-1] not in ("weights", "blocks"):
+        elif parts[-1] not in ("weights", "tiles", "blocks"):
             item.install(Quantized(parts[-1], **details))
     return model
 
@@ -78,6 +82,10 @@ KINDS = {
     "weights+int8": formats.SparseInt8,
     "weights+int4": formats.Int4,
     "weights+int4_float": formats.Int4Float,
+    "tiles": formats.SparseFloat,
+    "tiles+int8": formats.SparseInt8,
+    "tiles+float16": formats.SparseFloat,
+    "tiles+learned-int8": formats.SparseInt8,
     "blocks": formats.BlockSparseFloat32,
     "blocks+int8": formats.BlockSparseInt8,
     "blocks+int4": formats.BlockSparseInt4,
@@ -138,7 +146,7 @@ def test_formats_survive_the_way_into_torch(how: str) -> None:
         np.testing.assert_allclose(item.matrix.numpy(), stored.dense(), rtol=1e-6, atol=1e-7, err_msg=name)
 
 
-@pytest.mark.parametrize("how", ["blocks+int8", "weights", "lowrank", "int4", "shared"])
+@pytest.mark.parametrize("how", ["blocks+int8", "weights", "tiles+int8", "lowrank", "int4", "shared"])
 def test_form_is_kept_in_training(how: str) -> None:
     net = to_network(compress(small(), how))
     model = from_network(net).train()

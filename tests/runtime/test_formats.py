@@ -31,6 +31,7 @@ from asr_compress.runtime.formats import (
     SparseFloat,
     SparseInt8,
     Ternary,
+    Tiling,
     WeightFormat,
     decode,
 )
@@ -38,7 +39,7 @@ from asr_compress.runtime.formats.base import exact_dtype
 from asr_compress.runtime.formats.block_sparse import as_blocks
 from asr_compress.runtime.formats.codebook import kmeans
 from asr_compress.runtime.formats.nibbles import pack_nibbles, unpack_nibbles
-from asr_compress.runtime.formats.sparse import BITMAP, CSR
+from asr_compress.runtime.formats.sparse import BITMAP, CSR, TILES
 
 
 def matrix(rows: int, cols: int, seed: int = 0, zeros: float = 0.0) -> np.ndarray:
@@ -58,6 +59,13 @@ def some_blocks(weights: np.ndarray) -> np.ndarray:
     return np.random.default_rng(5).random((strips, across)) < 0.4
 
 
+def some_tiles(weights: np.ndarray, tile: tuple[int, int]) -> dict:
+    if weights.ndim != 2:
+        return {}
+    tiling = Tiling(tile, halves(weights), weights.shape[1])
+    return {"keep": tiling.expand(np.random.default_rng(6).random(tiling.shape) < 0.4), "tiling": tiling}
+
+
 def low_rank(inner):
     return lambda weights: LowRank.encode(weights, max(1, min(weights.shape) // 2), inner)
 
@@ -75,6 +83,8 @@ ENCODERS = {
     "sparse_float": SparseFloat.encode,
     "sparse_float half": lambda weights: SparseFloat.encode(weights, np.abs(weights) > 2, half=True),
     "sparse_int8": lambda weights: SparseInt8.encode(weights, np.abs(weights) > 0.5),
+    "sparse_float tiles": lambda weights: SparseFloat.encode(weights, **some_tiles(weights, (8, 1))),
+    "sparse_int8 tiles": lambda weights: SparseInt8.encode(weights, **some_tiles(weights, (3, 7))),
     "codebook": Codebook.encode,
     "codebook of 40": lambda weights: Codebook.encode(weights, 40),
     "codebook_int8": CodebookInt8.encode,
@@ -344,6 +354,60 @@ def test_sparse_keeps_exactly_what_it_should_and_takes_the_cheaper_index(rows, c
     assert stored.pattern.index == (CSR if csr < bitmap else BITMAP)
     assert stored.nonzeros == count
     assert stored.macs == stored.parameters == rows * cols  # it is multiplied as a dense map
+
+
+@given(
+    tile=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    sections=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    cols=st.integers(1, 25),
+    seed=st.integers(0, 9),
+)
+@settings(deadline=None, max_examples=60)
+def test_tiles_are_cut_anew_at_sections_and_smaller_at_edges(tile, sections, cols, seed):
+    rows, rng = sum(sections), np.random.default_rng(seed)
+    tiling = Tiling(tile, tuple(sections), cols)
+    # Which tile each weight belongs to, weight by weight.
+    strip_of_row, strips = [], 0
+    for size in sections:
+        strip_of_row += [strips + row // tile[0] for row in range(size)]
+        strips += -(-size // tile[0])
+    assert tiling.shape == (strips, -(-cols // tile[1]))
+    keep = rng.random(tiling.shape) < 0.5
+    mask = np.array([[keep[s, col // tile[1]] for col in range(cols)] for s in strip_of_row]).reshape(rows, cols)
+    assert np.array_equal(tiling.expand(keep), mask)
+    assert tiling.sizes.sum() == rows * cols
+    values = rng.integers(0, 9, (rows, cols))
+    sums = np.zeros(tiling.shape, np.int64)
+    for row, strip in enumerate(strip_of_row):
+        np.add.at(sums[strip], np.arange(cols) // tile[1], values[row])
+    assert np.array_equal(tiling.sums(values), sums)
+    # The index has a bit a tile, and every weight of a kept tile is stored, zeros too.
+    stored = SparseFloat.encode(matrix(rows, cols, seed, zeros=0.3), mask.astype(np.bool_), tiling=tiling)
+    assert stored.pattern.index == TILES
+    assert stored.nbytes == 4 * int(mask.sum()) + -(-keep.size // 8)
+    assert np.array_equal(stored.dense(), matrix(rows, cols, seed, zeros=0.3) * mask)
+
+
+def test_a_tiling_that_does_not_fit_is_not_used():
+    keep = np.zeros((6, 6), np.bool_)
+    keep[0, 0] = True
+    assert SparseFloat.encode(matrix(6, 6), keep, tiling=Tiling((2, 2), (6,), 6)).pattern.index != TILES
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tile": [0, 1]}, "tile is 0"),
+        ({"tile": [1]}, "its rows and its columns"),
+        ({"sections": [5]}, "tiles are of 5 x 9; the matrix is 17 x 9"),
+        ({"sections": 17}, "must be a list"),
+        ({"tile": [1, 1]}, "bits has shape"),
+    ],
+)
+def test_damaged_tilings(change, message):
+    stored = ENCODERS["sparse_float tiles"](matrix(17, 9))
+    with pytest.raises(InputError, match=message):
+        decode(stored.kind, {**stored.meta(), **change}, stored.tensors())
 
 
 def test_wide_sparse_rows_take_two_byte_columns():

@@ -23,6 +23,7 @@ from asr_compress.runtime.formats.int4 import Int4, Int4Float
 from asr_compress.runtime.formats.low_rank import LowRank
 from asr_compress.runtime.formats.sparse import SparseFloat, SparseInt8, SparsePattern
 from asr_compress.runtime.formats.ternary import Binary, Ternary
+from asr_compress.runtime.formats.tiles import Tiling
 
 __all__ = [
     "BLOCK_SPARSE",
@@ -47,6 +48,7 @@ __all__ = [
     "SparsePattern",
     "Tensors",
     "Ternary",
+    "Tiling",
     "WeightFormat",
     "decode",
 ]

@@ -1,4 +1,4 @@
-"""Single weights left out. It saves bytes, not time: the engine multiplies such a map as a dense one."""
+"""Weights left out, singly or in tiles. It saves bytes, not time: the engine multiplies such a map as a dense one."""
 
 from __future__ import annotations
 
@@ -24,23 +24,26 @@ from asr_compress.runtime.formats.base import (
     row_scales,
 )
 from asr_compress.runtime.formats.dense import INT8_LIMIT
+from asr_compress.runtime.formats.tiles import Tiling
 
-BITMAP, CSR = "bitmap", "csr"
+BITMAP, CSR, TILES = "bitmap", "csr", "tiles"
 _LARGEST_MATRIX = 2**31  # a small file may not ask for more memory than any real layer needs
 
 
 @dataclass(frozen=True, eq=False)
 class SparsePattern:
-    """Which weights of a (rows, cols) matrix are stored, row by row, as a bitmap or as compressed sparse rows.
+    """Which weights of a (rows, cols) matrix are stored, row by row: by a bitmap, compressed sparse rows, or tiles.
 
     index "bitmap": bits, uint8 (ceil(rows * cols / 8),), the first weight in the lowest bit.
     index "csr": counts, uint16 (rows,), weights of each row; columns, uint8 up to 256 columns, else uint16.
+    index "tiles": bits, uint8 (ceil(tiles / 8),), one for each tile of `tiling`, strip by strip.
     """
 
     rows: int
     cols: int
     index: str
     arrays: dict[str, np.ndarray]
+    tiling: Tiling | None = None
     keep: np.ndarray = field(init=False, repr=False)  # bool (rows, cols)
 
     def __post_init__(self) -> None:
@@ -48,15 +51,23 @@ class SparsePattern:
         checked_size("cols", self.cols)
         if self.rows * self.cols > _LARGEST_MATRIX:
             raise InputError(f"{self.rows} x {self.cols} weights are more than {_LARGEST_MATRIX}")
-        if self.index not in (BITMAP, CSR):
-            raise InputError(f"index is {self.index!r}; it must be {BITMAP!r} or {CSR!r}")
-        keep = self._keep_of_bitmap() if self.index == BITMAP else self._keep_of_csr()
-        object.__setattr__(self, "keep", keep)
+        if self.index not in (BITMAP, CSR, TILES):
+            raise InputError(f"index is {self.index!r}; it must be {BITMAP!r}, {CSR!r} or {TILES!r}")
+        readers = {BITMAP: self._keep_of_bitmap, CSR: self._keep_of_csr, TILES: self._keep_of_tiles}
+        object.__setattr__(self, "keep", readers[self.index]())
 
     @classmethod
-    def of(cls, keep: np.ndarray) -> Self:
-        """From bool (rows, cols); the index that takes fewer bytes."""
+    def of(cls, keep: np.ndarray, tiling: Tiling | None = None) -> Self:
+        """From bool (rows, cols); the index that takes fewer bytes.
+
+        With `tiling`, whose tiles are each kept or left out, a bit for each tile.
+        """
         rows, cols = keep.shape
+        if tiling is not None:
+            tiles = tiling.sums(keep.astype(np.int64)) > 0
+            if np.array_equal(tiling.expand(tiles), keep):
+                bits = np.packbits(tiles.reshape(-1), bitorder="little")
+                return cls(rows, cols, TILES, {"bits": bits}, tiling)
         counts = keep.sum(axis=1)
         bitmap = np.packbits(keep.reshape(-1), bitorder="little")
         wide = cols > 2**8
@@ -76,19 +87,34 @@ class SparsePattern:
         return matrix
 
     def meta(self) -> dict[str, Any]:
-        return {"rows": self.rows, "cols": self.cols, "index": self.index}
+        tiled = {} if self.tiling is None else self.tiling.meta()
+        return {"rows": self.rows, "cols": self.cols, "index": self.index, **tiled}
 
     @classmethod
     def from_tensors(cls, meta: Mapping[str, Any], tensors: Tensors) -> Self:
-        return cls(meta["rows"], meta["cols"], meta["index"], index_tensors(meta, tensors))
+        tiling = None
+        if meta["index"] == TILES:
+            tiling = Tiling(meta["tile"], meta["sections"], checked_size("cols", meta["cols"]))
+        return cls(meta["rows"], meta["cols"], meta["index"], index_tensors(meta, tensors), tiling)
 
     def _keep_of_bitmap(self) -> np.ndarray:
-        size = self.rows * self.cols
+        return self._bits(self.rows * self.cols).reshape(self.rows, self.cols)
+
+    def _keep_of_tiles(self) -> np.ndarray:
+        tiling = self.tiling
+        if tiling is None or (sum(tiling.sections), tiling.cols) != (self.rows, self.cols):
+            cut = "nothing" if tiling is None else f"{sum(tiling.sections)} x {tiling.cols}"
+            raise InputError(f"tiles are of {cut}; the matrix is {self.rows} x {self.cols}")
+        strips, across = tiling.shape
+        return tiling.expand(self._bits(strips * across).reshape(strips, across))
+
+    def _bits(self, size: int) -> np.ndarray:
+        """bool (size,)."""
         bits = checked_tensor("bits", self.arrays["bits"], np.uint8, (-(-size // 8),))
         unpacked = np.unpackbits(bits, bitorder="little")
         if unpacked[size:].any():
-            raise InputError(f"bits beyond the {size} weights are set")
-        return unpacked[:size].astype(np.bool_).reshape(self.rows, self.cols)
+            raise InputError(f"bits beyond the {size} {'tiles' if self.index == TILES else 'weights'} are set")
+        return unpacked[:size].astype(np.bool_)
 
     def _keep_of_csr(self) -> np.ndarray:
         counts = checked_tensor("counts", self.arrays["counts"], np.uint16, (self.rows,))
@@ -104,11 +130,16 @@ class SparsePattern:
 
 def index_tensors(meta: Mapping[str, Any], tensors: Tensors) -> dict[str, np.ndarray]:
     """Of a sparse format's tensors, those of its index. Raises InputError if they are missing."""
-    names = ("bits",) if meta["index"] == BITMAP else ("counts", "columns")
+    names = ("counts", "columns") if meta["index"] == CSR else ("bits",)
     for name in names:
         if name not in tensors:
             raise InputError(f"tensor {name!r} is missing; index {meta['index']!r} needs it")
     return {name: tensors[name] for name in names}
+
+
+def index_settings(meta: Mapping[str, Any]) -> set[str]:
+    """The settings that a sparse format has by its index."""
+    return {"rows", "cols", "index"} | ({"tile", "sections"} if meta.get("index") == TILES else set())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,10 +155,16 @@ class SparseFloat(FloatFormat):
         object.__setattr__(self, "values", checked_tensor("values", self.values, dtype, (self.pattern.count,)))
 
     @classmethod
-    def encode(cls, weights: np.ndarray, keep: np.ndarray | None = None, half: bool = False) -> Self:
-        """(rows, cols); `keep` bool (rows, cols), None keeps what is not zero; `half` stores float16."""
+    def encode(
+        cls,
+        weights: np.ndarray,
+        keep: np.ndarray | None = None,
+        half: bool = False,
+        tiling: Tiling | None = None,
+    ) -> Self:
+        """(rows, cols); `keep` and `tiling` as `sparse_pattern` takes them; `half` stores float16."""
         weights = checked_weights(weights)
-        pattern = sparse_pattern(weights, keep)
+        pattern = sparse_pattern(weights, keep, tiling)
         values = weights[pattern.keep]
         largest = np.finfo(np.float16).max
         return cls(pattern, np.clip(values, -largest, largest).astype(np.float16) if half else values)
@@ -147,7 +184,7 @@ class SparseFloat(FloatFormat):
 
     @classmethod
     def from_tensors(cls, meta: Mapping[str, Any], tensors: Tensors) -> Self:
-        only(cls.kind, meta, {"rows", "cols", "index"}, "settings")
+        only(cls.kind, meta, index_settings(meta), "settings")
         only(cls.kind, tensors, {*index_tensors(meta, tensors), "values"}, "tensors")
         return cls(SparsePattern.from_tensors(meta, tensors), tensors["values"])
 
@@ -173,10 +210,16 @@ class SparseInt8(IntegerFormat):
         object.__setattr__(self, "input_scale", checked_scale("input_scale", self.input_scale))
 
     @classmethod
-    def encode(cls, weights: np.ndarray, keep: np.ndarray | None = None, input_scale: float | None = None) -> Self:
-        """(rows, cols), scales as in `Int8`; `keep` bool (rows, cols), None keeps what is not zero."""
+    def encode(
+        cls,
+        weights: np.ndarray,
+        keep: np.ndarray | None = None,
+        input_scale: float | None = None,
+        tiling: Tiling | None = None,
+    ) -> Self:
+        """(rows, cols), scales as in `Int8` but of what is kept; `keep` and `tiling` as in `sparse_pattern`."""
         weights = checked_weights(weights)
-        pattern = sparse_pattern(weights, keep)
+        pattern = sparse_pattern(weights, keep, tiling)
         kept = pattern.scatter(weights[pattern.keep])
         scales = row_scales(kept, INT8_LIMIT)
         return cls(pattern, rounded(kept, scales[:, None], INT8_LIMIT)[pattern.keep], scales, input_scale)
@@ -196,16 +239,21 @@ class SparseInt8(IntegerFormat):
 
     @classmethod
     def from_tensors(cls, meta: Mapping[str, Any], tensors: Tensors) -> Self:
-        only(cls.kind, meta, {"rows", "cols", "index", "input_scale"}, "settings")
+        only(cls.kind, meta, index_settings(meta) | {"input_scale"}, "settings")
         only(cls.kind, tensors, {*index_tensors(meta, tensors), "codes", "scales"}, "tensors")
         pattern = SparsePattern.from_tensors(meta, tensors)
         return cls(pattern, tensors["codes"], tensors["scales"], meta["input_scale"])
 
 
-def sparse_pattern(weights: np.ndarray, keep: np.ndarray | None) -> SparsePattern:
-    """Pattern of float32 (rows, cols) by `keep`, bool of the same shape, or by what is not zero."""
+def sparse_pattern(weights: np.ndarray, keep: np.ndarray | None, tiling: Tiling | None = None) -> SparsePattern:
+    """Which weights of float32 (rows, cols) are stored.
+
+    Args:
+        keep: bool of the same shape; None keeps what is not zero.
+        tiling: tiles that were kept or dropped whole, for a smaller index; one that does not fit `keep` is not used.
+    """
     if keep is None:
         keep = weights != 0
     if keep.shape != weights.shape or keep.dtype != np.bool_:
         raise InputError(f"keep is {keep.dtype} {keep.shape}; it must be bool {weights.shape}")
-    return SparsePattern.of(keep)
+    return SparsePattern.of(keep, tiling)
