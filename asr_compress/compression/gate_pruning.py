@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from asr_compress.compression.base import Context, Params, Pass, Report
+from asr_compress.compression.criteria import Criterion, gains
 from asr_compress.compression.gate_statistics import GateStatistics, gate_statistics
 from asr_compress.compression.order import BLOCKS, CONSTANT_GATES, FACTORS, QUANTIZED, SPARSE
 from asr_compress.compression.units import keep_best
@@ -28,16 +29,18 @@ class GatePruningParams(Params):
 
     include: tuple[str, ...] = Field(("*",), description="LSTM directions by name pattern, such as layers.2.*")
     exclude: tuple[str, ...] = Field((), description="directions to leave alone")
-    criterion: Literal["variance", "effect", "norm"] = Field(
+    criterion: Literal["variance", "effect", "norm", "taylor", "fisher"] = Field(
         "effect",
-        description="variance of the gate over speech; what the output would lose by it; or the norm of its row",
+        description="variance of the gate over speech; what the output would lose by it; or, of its row's weights in "
+        "both maps, the norm (their magnitude) or what gradients say (taylor, fisher)",
     )
     share: Share | None = Field(None, description="share of gate rows to make constant")
     gates: dict[Literal["i", "f", "g", "o"], Share] | None = Field(
         None, description="a share for each kind of gate of each direction, in place of `share`"
     )
     threshold: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="make constant what lies below this, in units of the criterion (for norm: of the mean norm)"
+        None,
+        description="make constant what lies below this, in units of the criterion (of weights: of its mean)",
     )
     scope: Literal["direction", "global"] = Field("global", description="what competes for `share`")
     value: Literal["mean", "bias"] = Field(
@@ -109,9 +112,13 @@ class GatePruning(Pass):
         params: GatePruningParams = self.params
         directions = directions_of(model)
         found: dict[str, GateStatistics] = {}
-        if params.criterion != "norm" or params.value == "mean":
+        of_weights = params.criterion not in ("variance", "effect")
+        if not of_weights or params.value == "mean":
             found = gate_statistics(model, self.context.speech(self.name))
-        scores = {name: self._scores(directions[name], found.get(name)) for name in self.names}
+        if of_weights:
+            scores = self._scores_of_weights(model)
+        else:
+            scores = {name: self._scores(found[name]) for name in self.names}
         for name, keep in self._choose(scores).items():
             direction = directions[name]
             keep &= ~constant_rows(direction)
@@ -119,15 +126,23 @@ class GatePruning(Pass):
                 _hold_at(direction, found[name].mean, torch.from_numpy(~keep))
             make_constant(direction, torch.from_numpy(keep))
 
-    def _scores(self, direction: LSTMDirection, statistics: GateStatistics | None) -> np.ndarray:
-        """float64 (4H,): how much each gate row is missed."""
-        if self.params.criterion == "norm":
-            squares = [map_of(direction, t).weight.detach().square().sum(dim=1) for t in ("weight_ih", "weight_hh")]
-            norms = torch.stack(squares).sum(dim=0).sqrt().double().cpu().numpy()
-            return norms / max(norms.mean(), 1e-30)
-        assert statistics is not None
+    def _scores(self, statistics: GateStatistics) -> np.ndarray:
+        """float64 (4H,): how much each gate row of a direction is missed."""
         chosen = statistics.variance if self.params.criterion == "variance" else statistics.effect
         return chosen.reshape(-1).numpy()
+
+    def _scores_of_weights(self, model: nn.Module) -> dict[str, np.ndarray]:
+        """The same, from the weights of a row in both maps; each direction relative to its mean."""
+        chosen = self.params.criterion
+        criterion: Criterion = "magnitude" if chosen == "norm" else chosen
+        directions = [directions_of(model)[name] for name in self.names]
+        maps = [map_of(direction, tensor) for direction in directions for tensor in ("weight_ih", "weight_hh")]
+        found = gains(model, maps, criterion, self.context, self.name)
+        sums = [
+            (item.matrix.cpu().double().numpy() ** 2 * gain).sum(axis=1) for item, gain in zip(maps, found, strict=True)
+        ]
+        rows = [np.sqrt(first + second) for first, second in zip(sums[::2], sums[1::2], strict=True)]
+        return {name: part / max(part.mean(), 1e-30) for name, part in zip(self.names, rows, strict=True)}
 
     def _choose(self, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """bool (4H,) a direction: the gates that stay."""
