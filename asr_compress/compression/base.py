@@ -168,6 +168,7 @@ class Pass:
         family: its chapter in the catalogue.
         Params: its parameters.
         trains: whether it is of use only in a stage that trains ("always"), may be ("optional") or never ("never").
+        from_audio: whether it teaches from audio alone: its stage keeps utterances without transcripts.
         leaves: traits that the model has afterwards (`compression.order`); `left()` is what holds for its parameters.
         refuses: traits that it cannot start from, each with the reason; likewise `refused()`.
     """
@@ -176,6 +177,7 @@ class Pass:
     family: ClassVar[str]
     Params: ClassVar[type[Params]] = Params
     trains: ClassVar[str] = "optional"
+    from_audio: ClassVar[bool] = False
     leaves: ClassVar[frozenset[str]] = frozenset()
     refuses: ClassVar[dict[str, str]] = {}
 

@@ -11,6 +11,7 @@ from torch import nn
 from asr_compress.compression.base import Context
 from asr_compress.models.maps import Map
 from asr_compress.models.parametrizations import as_matrix
+from asr_compress.runtime.errors import InputError
 
 Criterion = Literal["magnitude", "taylor", "fisher"]
 
@@ -25,7 +26,7 @@ def gains(model: nn.Module, maps: list[Map], criterion: Criterion, context: Cont
     | fisher    | mean of g**2 over batches * w**2         | LeCun et al. 1990; Theis et al. 2018      |
 
     Raises:
-        InputError: gradients are asked for and the recipe names no data.
+        InputError: gradients are asked for and the recipe names no data, or none with transcripts.
     """
     if criterion == "magnitude":
         return [np.ones(item.matrix.shape, np.float32) for item in maps]
@@ -37,6 +38,8 @@ def gains(model: nn.Module, maps: list[Map], criterion: Criterion, context: Cont
     model.eval()
     count = 0
     for batch in batches:
+        if not bool(batch.target_lengths.any()):
+            continue
         moved = batch.to(sums[0].device)
         with torch.backends.cudnn.flags(enabled=False):  # cuDNN has no backward in evaluation mode
             logits, lengths = model(moved.features, moved.feature_lengths)
@@ -46,5 +49,7 @@ def gains(model: nn.Module, maps: list[Map], criterion: Criterion, context: Cont
             total += gradient.abs() if criterion == "taylor" else gradient.square()
         count += 1
     model.train(was_training)
-    means = [as_matrix(total / max(1, count)).float().cpu().numpy() for total in sums]
+    if count == 0:
+        raise InputError(f"{reader}: {criterion} needs transcripts, and the training speech has none; use magnitude")
+    means = [as_matrix(total / count).float().cpu().numpy() for total in sums]
     return [mean**2 if criterion == "taylor" else mean for mean in means]

@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr_compress.compression.base import Context, Outputs, Params, Pass, Report
-from asr_compress.compression.teacher import Posteriors, Teacher, at_rate
+from asr_compress.compression.teacher import BLANK, Posteriors, Teacher, at_rate, label_count
 from asr_compress.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from asr_compress.corpora.batches import Batch
-
-BLANK = 0
 
 
 class TeacherParams(Params):
@@ -28,7 +26,9 @@ class TeacherParams(Params):
     )
     top_k: Annotated[int, Field(ge=1)] = Field(16, description="tokens of a frame that the cache on disk keeps")
     cache_mb: Annotated[float, Field(ge=0)] = Field(2000.0, description="largest cache of teacher posteriors")
-    hard: Annotated[float, Field(ge=0)] = Field(1.0, description="weight of CTC on the transcripts")
+    hard: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="weight of CTC on the transcripts, where there are any; 0 leaves them to the teacher"
+    )
 
 
 class DistillationParams(TeacherParams):
@@ -55,6 +55,7 @@ class TeacherPass(Pass):
     """Shared by the passes that learn from a teacher's posteriors."""
 
     trains = "always"
+    from_audio = True
     family = "distillation"
 
     def prepare(self, model: nn.Module, context: Context) -> Report:
@@ -91,15 +92,15 @@ class Distillation(TeacherPass):
 
     def losses(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         params: DistillationParams = self.params
-        posteriors = at_rate(self.teacher(batch), outputs.lengths, outputs.logits.shape[1])
+        heard = self.teacher(batch)
+        posteriors = at_rate(heard, outputs.lengths, outputs.logits.shape[1])
         logits, target, valid = delayed(outputs, posteriors, params.delay)
         weights = frame_weights(target, valid, params.blank_weight, params.blank_above, params.window)
         if params.loss == "kl":
             each = soft_kl(logits, target, params.temperature)
         else:
             each = (logits.softmax(-1) - target.exp()).square().sum(-1)
-        labels = max(1, int(batch.target_lengths.sum()))
-        return {"distillation": params.weight * (each * weights).sum() / labels}
+        return {"distillation": params.weight * (each * weights).sum() / label_count(batch, heard)}
 
 
 def soft_kl(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from asr_compress.compression.base import Outputs, Params
-from asr_compress.compression.distillation import BLANK, TeacherParams, TeacherPass, delayed
-from asr_compress.compression.teacher import at_rate
+from asr_compress.compression.distillation import TeacherParams, TeacherPass, delayed
+from asr_compress.compression.teacher import BLANK, at_rate, label_count
 
 if TYPE_CHECKING:
     from asr_compress.corpora.batches import Batch
@@ -38,10 +38,10 @@ class GuidedCtc(TeacherPass):
 
     def losses(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         params: GuidedCtcParams = self.params
-        posteriors = at_rate(self.teacher(batch), outputs.lengths, outputs.logits.shape[1])
+        heard = self.teacher(batch)
+        posteriors = at_rate(heard, outputs.lengths, outputs.logits.shape[1])
         logits, target, valid = delayed(outputs, posteriors, params.delay)
         best = target.argmax(-1)
         guided = logits.softmax(-1).gather(-1, best[:, :, None])[:, :, 0]
         mask = (best != BLANK) & valid
-        labels = max(1, int(batch.target_lengths.sum()))
-        return {"guided_ctc": -params.weight * (guided * mask).sum() / labels}
+        return {"guided_ctc": -params.weight * (guided * mask).sum() / label_count(batch, heard)}

@@ -49,6 +49,7 @@ class HiddenRegression(Pass):
     family = "distillation"
     Params: ClassVar[type[Params]] = HiddenRegressionParams
     trains = "always"
+    from_audio = True
 
     def prepare(self, model: nn.Module, context: Context) -> Report:
         params: HiddenRegressionParams = self.params

@@ -110,7 +110,7 @@ class _Runner:
         fresh = self.recipe.student is not None and index == 0
         dropout = stage.budget.dropout if stage.budget is not None else 0.0
         model = from_network(bundle.network, dropout)
-        speech = self._speech(stage.budget, model, bundle)
+        speech = self._speech(stage, passes, model, bundle)
         context = self._context(speech, bundle)
         before = None if fresh else self._effect(model, bundle.network, context)
         reports = [step.prepare(model, context) for step in passes]
@@ -163,15 +163,26 @@ class _Runner:
             f"{path}: made by another recipe or from another bundle; choose another folder with --out, or delete it"
         )
 
-    def _speech(self, budget: Budget | None, model: AcousticModel, bundle: Bundle) -> Speech | None:
+    def _speech(self, stage: Stage, passes: list[Pass], model: AcousticModel, bundle: Bundle) -> Speech | None:
         if not self.recipe.train:
             return None
         from asr_compress.training.run import load_speech
 
+        budget = stage.budget
+        untranscribed = budget is None or any(step.from_audio for step in passes)
         config = (budget or Budget()).config(self.recipe, bundle.features.to_json())
         if budget is None:  # only statistics are taken: no need for other playing speeds
             config = config.model_copy(update={"augment": config.augment.model_copy(update={"speeds": (1.0,)})})
-        return load_speech(config, bundle.tokens, bundle.lexicon, model, self.cache / "features")
+        speech = load_speech(config, bundle.tokens, bundle.lexicon, model, self.cache / "features", untranscribed)
+        if speech.rejected:
+            left_out = ", ".join(f"{count} ({reason})" for reason, count in sorted(speech.rejected.items()))
+            self.say(f"stage {stage.name}: utterances left out: {left_out}")
+        if budget is not None and budget.cr_ctc and not all(speech.batches.labels.values()):
+            raise InputError(
+                f"stage {stage.name!r}: cr_ctc is a term for each label, and some utterances have no transcript; "
+                "leave it out of `training`"
+            )
+        return speech
 
     def _context(self, speech: Speech | None, bundle: Bundle) -> Context:
         context = Context(

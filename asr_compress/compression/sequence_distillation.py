@@ -41,7 +41,9 @@ class SequenceDistillation(TeacherPass):
     def losses(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
         params: SequenceDistillationParams = self.params
         rows, targets, weights = [], [], []
+        counts = batch.target_lengths.tolist()
         for row, ranked in enumerate(self._ranked(batch)):
+            counts[row] = counts[row] or len(ranked[0][0])  # without a transcript, what the teacher hears
             scores = torch.tensor([score for _, score in ranked]) / params.temperature
             for (labels, _), weight in zip(ranked, scores.softmax(0).tolist(), strict=True):
                 rows.append(row)
@@ -53,8 +55,7 @@ class SequenceDistillation(TeacherPass):
         each = functional.ctc_loss(
             log_probs, flat, outputs.lengths.cpu()[rows], lengths, blank=0, reduction="none", zero_infinity=True
         )
-        labels_total = max(1, int(batch.target_lengths.sum()))
-        total = (each * torch.tensor(weights, device=each.device)).sum() / labels_total
+        total = (each * torch.tensor(weights, device=each.device)).sum() / max(1, sum(counts))
         return {"sequence_distillation": params.weight * total}
 
     def _ranked(self, batch: Batch) -> list[list[tuple[Labels, float]]]:

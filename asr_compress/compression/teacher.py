@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from asr_compress.corpora.batches import Batch
 
 
+BLANK = 0
+
+
 @dataclass(frozen=True)
 class Posteriors:
     """What the teacher says of a batch.
@@ -183,6 +186,17 @@ class Teacher:
             total = probs if total is None else total + probs
         assert total is not None
         return Posteriors((total / len(self.models)).clamp_min(1e-30).log(), lengths)
+
+
+def label_count(batch: Batch, posteriors: Posteriors) -> int:
+    """Labels that `batch` holds, at least 1, to bring losses to a scale: those of the transcripts, and for utterances
+    without one those that the teacher hears, greedily decoded."""
+    counts = batch.target_lengths.tolist()
+    best = posteriors.log_probs.argmax(-1).cpu()
+    for row, length in enumerate(posteriors.lengths.tolist()):
+        if counts[row] == 0:
+            counts[row] = int((torch.unique_consecutive(best[row, :length]) != BLANK).sum())
+    return max(1, sum(counts))
 
 
 def keys_of(batch: Batch) -> list[str]:

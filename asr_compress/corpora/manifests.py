@@ -38,16 +38,19 @@ def summarize(split: str, cuts: CutSet) -> Summary:
         split=split,
         utterances=len(items),
         speakers=len({cut.supervisions[0].speaker for cut in items}),
-        words=sum(len(cut.supervisions[0].text.split()) for cut in items),
+        words=sum(len((cut.supervisions[0].text or "").split()) for cut in items),
         hours=sum(cut.duration for cut in items if not is_broken(cut)) / 3600,
         failed=sum(is_broken(cut) for cut in items),
     )
 
 
-def write_manifests(splits: Mapping[str, CutSet], folder: str | Path) -> dict[str, Path]:
+def write_manifests(splits: Mapping[str, CutSet], folder: str | Path, transcribed: bool = True) -> dict[str, Path]:
     """Write each split to `<folder>/<split>.jsonl.gz`, whole or not at all, and give back the paths.
 
     The same cuts give the same bytes.
+
+    Args:
+        transcribed: whether every cut must have text and speaker.
 
     Raises:
         InputError: a cut that is not valid.
@@ -56,7 +59,7 @@ def write_manifests(splits: Mapping[str, CutSet], folder: str | Path) -> dict[st
     paths = {}
     for split, cuts in splits.items():
         path = Path(folder) / f"{split}{SUFFIX}"
-        _check(cuts, path)
+        _check(cuts, path, transcribed)
         with (
             atomic_write(path) as temporary,
             temporary.open("wb") as raw,
@@ -69,8 +72,11 @@ def write_manifests(splits: Mapping[str, CutSet], folder: str | Path) -> dict[st
     return paths
 
 
-def read_manifest(path: str | Path) -> CutSet:
+def read_manifest(path: str | Path, transcribed: bool = True) -> CutSet:
     """Read a manifest written by `write_manifests`, or any lhotse cut manifest of single utterances.
+
+    Args:
+        transcribed: whether every cut must have text and speaker; a teacher needs neither.
 
     Raises:
         InputError: not a manifest; a cut that is not valid.
@@ -90,7 +96,7 @@ def read_manifest(path: str | Path) -> CutSet:
         except (KeyError, TypeError, AttributeError, AssertionError, ValueError) as error:
             raise InputError(f"{path}:{number}: not a lhotse MonoCut ({error})") from None
     result = CutSet.from_cuts(cuts)
-    _check(result, path)
+    _check(result, path, transcribed)
     return result
 
 
@@ -100,13 +106,15 @@ def _untyped(line: object) -> dict:
     return line
 
 
-def _check(cuts: CutSet, path: Path) -> None:
+def _check(cuts: CutSet, path: Path, transcribed: bool) -> None:
     seen: set[str] = set()
     for cut in cuts:
         if cut.id in seen:
             raise InputError(f"{path}: cut id {cut.id!r} is there twice; ids must be unique")
         seen.add(cut.id)
-        if len(cut.supervisions) != 1 or not cut.supervisions[0].text or not cut.supervisions[0].speaker:
+        if len(cut.supervisions) != 1:
+            raise InputError(f"{path}: cut {cut.id!r} has {len(cut.supervisions)} supervisions; it must have one")
+        if transcribed and not (cut.supervisions[0].text and cut.supervisions[0].speaker):
             raise InputError(f"{path}: cut {cut.id!r} must have one supervision with text and speaker")
         if cut.recording is None:
             raise InputError(f"{path}: cut {cut.id!r} has no recording")

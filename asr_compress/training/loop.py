@@ -210,7 +210,7 @@ class Trainer:
         return values | {"lr": lr, "gradient": norm}
 
     def _backward(self, batch: Batch) -> dict[str, float]:
-        total = int(batch.target_lengths.sum())
+        total = max(1, int(batch.target_lengths.sum()))  # there are none where a teacher alone speaks
         batch = self._perturbed(batch)
         masked = self._mask(batch)
         mine = batch.rows(self.processes.rank, self.processes.count).to(self.device)

@@ -14,12 +14,15 @@ from asr_compress.corpora.batches import Batch
 def ctc(logits: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
     """Negative log likelihood of the labels, summed over the batch (Graves et al. 2006).
 
+    An utterance without labels has no transcript and counts nothing: CTC would teach it silence.
+
     Args:
         logits: `(batch, frames, tokens)`, token 0 the blank.
         lengths: int64 `(batch,)`.
     """
     log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
-    return functional.ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, blank=0, reduction="sum")
+    each = functional.ctc_loss(log_probs, batch.targets, lengths, batch.target_lengths, blank=0, reduction="none")
+    return (each * (batch.target_lengths > 0).to(each.device)).sum()
 
 
 def consistency(logits: Tensor, twin: Tensor, lengths: Tensor) -> Tensor:

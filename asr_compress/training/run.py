@@ -94,24 +94,33 @@ def make_tokens(config: TokensConfig) -> tuple[Tokens, Lexicon | None]:
 
 
 def load_speech(
-    config: TrainConfig, tokens: Tokens, lexicon: Lexicon | None, model: AcousticModel, cache_folder: Path
+    config: TrainConfig,
+    tokens: Tokens,
+    lexicon: Lexicon | None,
+    model: AcousticModel,
+    cache_folder: Path,
+    untranscribed: bool = False,
 ) -> Speech:
-    """Read the manifests, cache the frames at each speed, and leave out what CTC cannot align."""
+    """Read the manifests, cache the frames at each speed, and leave out what CTC cannot align.
+
+    Args:
+        untranscribed: keep training utterances without a transcript, for a teacher; they have no labels.
+    """
     rejected: Counter[str] = Counter()
     sets = []
     for paths, speeds in ((config.train, config.augment.speeds), (config.dev, (1.0,))):
-        cuts = _read_all(paths)
+        training = paths is config.train
+        cuts = _read_all(paths, transcribed=not training)
         caches = {speed: cache_features(cuts, config.feature_config(), cache_folder, speed) for speed in speeds}
-        labels = _labels(cuts, caches, tokens, lexicon, model, rejected)
+        labels = _labels(cuts, caches, tokens, lexicon, model, rejected, untranscribed and training)
         if not labels:
             raise InputError(f"{', '.join(map(str, paths))}: no utterance is left to train on ({dict(rejected)})")
-        training = paths is config.train
         sets.append(Batches(cuts, caches, labels, config.batch_s, config.seed, shuffle=training))
     return Speech(sets[0], sets[1], dict(rejected))
 
 
-def _read_all(paths: Sequence[Path]) -> CutSet:
-    cuts = [cut for path in paths for cut in read_manifest(path)]
+def _read_all(paths: Sequence[Path], transcribed: bool) -> CutSet:
+    cuts = [cut for path in paths for cut in read_manifest(path, transcribed)]
     repeated = [name for name, count in Counter(cut.id for cut in cuts).items() if count > 1]
     if repeated:
         names = ", ".join(map(str, paths))
@@ -126,6 +135,7 @@ def _labels(
     lexicon: Lexicon | None,
     model: AcousticModel,
     rejected: Counter[str],
+    untranscribed: bool,
 ) -> dict[str, list[int]]:
     fastest = caches[max(caches)]
     labels = {}
@@ -139,7 +149,7 @@ def _labels(
             rejected["text outside the tokens or the lexicon"] += 1
             continue
         frames = int(model.output_lengths(torch.tensor([fastest.length(cut.id)])))
-        if not ids:
+        if not ids and not untranscribed:
             rejected["no transcript"] += 1
         elif frames < frames_needed(ids):
             rejected["fewer output frames than labels"] += 1
