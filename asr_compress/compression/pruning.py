@@ -63,7 +63,7 @@ class PruningParams(Params):
 
     @model_validator(mode="after")
     def _check(self) -> PruningParams:
-        if "block" in self.model_fields_set and self.unit != "block":
+        if self.unit != "block" and self.block != (BLOCK_ROWS, BLOCK_COLS):
             raise ValueError("`block` is the size of blocks; give `unit: block` too")
         targets = [name for name in ("sparsity", "gates", "threshold") if getattr(self, name) is not None]
         if not targets:

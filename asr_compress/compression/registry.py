@@ -66,32 +66,44 @@ def describe_passes() -> list[dict[str, Any]]:
 
 def _describe(chosen: type[Pass]) -> dict[str, Any]:
     schema = chosen.Params.model_json_schema()
-    defaults = {name: field.get_default() for name, field in chosen.Params.model_fields.items()}
+    defaults = {name: _plain(field.get_default()) for name, field in chosen.Params.model_fields.items()}
     return {
         "name": chosen.name,
         "family": chosen.family,
         "what": " ".join((chosen.__doc__ or "").split("\n\n")[0].split()),
         "trains": chosen.trains,
+        "from_audio": chosen.from_audio,
+        "leaves": sorted(chosen.leaves),
         "cannot_follow": dict(chosen.refuses),
         "parameters": {
             name: {
                 "what": value.get("description", ""),
                 "type": _type(value),
-                "default": list(defaults[name]) if isinstance(defaults[name], tuple) else defaults[name],
+                "default": defaults[name],
             }
             for name, value in schema["properties"].items()
         },
     }
 
 
+def _plain(value: Any) -> Any:
+    """A default as a JSON value."""
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+
+
 def _type(schema: dict[str, Any]) -> str:
-    """A JSON schema in words: "number >= 0", "one of map, strip", "list of string"."""
+    """A JSON schema in words: "number >= 0", "one of map, strip", "list of string", "list of (integer, integer)"."""
     if "anyOf" in schema:
         return " or ".join(_type(part) for part in schema["anyOf"])
     if "enum" in schema:
         return "one of " + ", ".join(str(value) for value in schema["enum"])
     if "const" in schema:
         return str(schema["const"])
+    if "prefixItems" in schema:
+        return f"({', '.join(_type(part) for part in schema['prefixItems'])})"
+    if schema.get("type") == "object":
+        keys = _type(schema.get("propertyNames", {"type": "name"}))
+        return f"mapping of {keys} to {_type(schema['additionalProperties'])}"
     if schema.get("type") == "array":
         return f"list of {_type(schema.get('items', {}))}"
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -121,13 +122,44 @@ def test_traits_of_a_model() -> None:
     assert traits_of(model) == {BLOCKS, "factorized maps", QUANTIZED}
 
 
+NEEDED = {  # what a pass cannot do without
+    "pruning": {"sparsity": 0.5},
+    "gate_pruning": {"share": 0.1},
+    "structured_pruning": {"sparsity": 0.5},
+    "layer_removal": {"count": 1},
+    "low_rank": {"ratio": 2.0},
+    "joint_low_rank": {"ratio": 2.0},
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_the_defaults_that_are_listed_are_those_that_hold(name: str) -> None:
+    """Given back as parameters, they make the pass that none make."""
+    (entry,) = (entry for entry in describe_passes() if entry["name"] == name)
+    given = {key: value["default"] for key, value in entry["parameters"].items() if value["default"] is not None}
+    needed = NEEDED.get(name, {})
+    assert make_pass(name, {**given, **needed}).params == make_pass(name, needed).params
+
+
 def test_every_pass_describes_itself() -> None:
     described = {entry["name"]: entry for entry in describe_passes()}
     assert described.keys() == PASSES.keys()
     for entry in described.values():
         assert entry["what"].endswith((".", "sparsity that is speed."))
+        assert entry["parameters"].keys() == PASSES[entry["name"]].Params.model_fields.keys()
         for name, parameter in entry["parameters"].items():
             assert parameter["what"], f"{entry['name']}.{name} has no description"
+            assert "any" not in parameter["type"].split() and "object" not in parameter["type"], name
+    assert json.loads(json.dumps(list(described.values()))) == list(described.values())
+    assert described["pruning"]["parameters"]["block"]["type"] == "(integer >= 1, integer >= 1)"
+    assert described["pruning"]["parameters"]["block"]["default"] == [16, 4]
+    assert described["quantization"]["parameters"]["maps"]["type"].startswith("mapping of name to one of int8, int4")
+    assert {name for name, entry in described.items() if entry["from_audio"]} == {
+        "distillation",
+        "sequence_distillation",
+        "guided_ctc",
+        "hidden_regression",
+    }
     assert described["block_pruning"]["parameters"]["sparsity"] == {
         "what": "share of blocks to drop",
         "type": "number >= 0 <= 1 or null",
