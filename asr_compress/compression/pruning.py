@@ -14,7 +14,7 @@ from asr_compress.compression import schedules
 from asr_compress.compression.base import Context, Params, Pass, Report
 from asr_compress.compression.criteria import Criterion, gains
 from asr_compress.compression.order import BLOCKS, QUANTIZED, SPARSE
-from asr_compress.compression.units import Units, in_strips, keep_best, keep_globally, keep_in_groups
+from asr_compress.compression.units import Units, in_strips, keep_best, keep_globally, keep_in_groups, members
 from asr_compress.models.encode import matrix_of
 from asr_compress.models.maps import Map, maps_of, unknown_parts
 from asr_compress.models.parametrizations import Mask, from_matrix
@@ -237,15 +237,18 @@ class Pruning(Pass):
         """Drop what is below Narang's threshold, at most as much as is to go in the end."""
         ramp = begin + (end - begin) // 4
         for target in self.targets:
-            magnitudes = np.sqrt(target.scores())
+            magnitudes = np.sqrt(target.scores()).reshape(-1)
             keep = np.ones(magnitudes.shape, np.bool_)
-            for group, quantile in enumerate(target.quantiles.tolist()):
-                members = target.groups == group
+            for places, share, quantile in zip(
+                members(target.groups, len(target.sparsity)),
+                target.sparsity.tolist(),
+                target.quantiles.tolist(),
+                strict=True,
+            ):
                 limit = schedules.narang(step, begin, ramp, end, quantile)
-                most = round(target.sparsity[group] * int(members.sum()))
-                drop = min(most, int((magnitudes[members] < limit).sum()))
-                keep[members] = keep_best(magnitudes[members], drop)
-            target.keep(keep)
+                drop = min(round(share * len(places)), int((magnitudes[places] < limit).sum()))
+                keep[places] = keep_best(magnitudes[places], drop)
+            target.keep(keep.reshape(target.groups.shape))
 
     def finalize(self, model: nn.Module) -> Report:
         if not all(bool(target.mask.final) for target in self.targets):
@@ -293,10 +296,12 @@ class BlockPruning(Pruning):
 
 def _quantiles(scores: np.ndarray, groups: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Magnitude (root of the score) below which each group's share lies."""
+    flat = scores.reshape(-1)
     found = np.zeros(len(shares))
-    for group, share in enumerate(shares.tolist()):
-        members = np.sort(scores[groups == group])
-        found[group] = np.sqrt(members[min(len(members) - 1, round(share * len(members)))]) if len(members) else 0.0
+    for group, places in enumerate(members(groups, len(shares))):
+        ranked = np.sort(flat[places])
+        if len(ranked):
+            found[group] = np.sqrt(ranked[min(len(ranked) - 1, round(float(shares[group]) * len(ranked)))])
     return found
 
 

@@ -131,6 +131,29 @@ def test_groups_have_their_own_shares() -> None:
     assert keep.sum(axis=1).tolist() == [6, 3, 0, 4]
 
 
+@given(st.data(), st.integers(1, 6), st.integers(1, 12), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_groups_and_global_against_their_definition(data: st.DataObject, rows: int, cols: int, mixed: bool) -> None:
+    """Unit by unit, with ties, empty groups and groups in any order."""
+    scores = np.array(data.draw(st.lists(st.integers(0, 4), min_size=rows * cols, max_size=rows * cols)), float)
+    groups = np.repeat(np.arange(rows), cols)
+    if mixed:
+        groups = np.random.default_rng(rows).permutation(groups)
+    shares = np.array(data.draw(st.lists(st.floats(0, 1), min_size=rows + 1, max_size=rows + 1)))
+    keep = keep_in_groups(scores.reshape(rows, cols), groups.reshape(rows, cols), shares).reshape(-1)
+    for group in range(rows):
+        places = np.flatnonzero(groups == group)
+        gone = sorted(places, key=lambda place: (scores[place], place))[: round(shares[group] * len(places))]
+        assert set(places[~keep[places]]) == set(gone)
+    sizes = np.full(len(scores), 3)
+    sizes[0] -= mixed
+    (kept,) = keep_globally([scores], shares[0], [sizes])
+    ranked, total = sorted(range(len(scores)), key=lambda place: (scores[place], place)), 0
+    for place in ranked:
+        total += sizes[place]
+        assert kept[place] == (total > shares[0] * sizes.sum() + 1e-9)
+
+
 def test_global_counts_weights_not_units() -> None:
     keep = keep_globally([np.array([1.0, 5.0]), np.array([2.0, 3.0])], 0.5, [np.array([10, 10]), np.array([4, 4])])
     assert [part.tolist() for part in keep] == [[False, True], [False, True]]
