@@ -71,6 +71,25 @@ def test_trains_measures_and_replays(bundle_path: Path, tmp_path: Path, data: di
     assert same_files(tmp_path / "run/model.safetensors", tmp_path / "again/model.safetensors")
 
 
+def test_tiles_and_weight_only_int4_replay(bundle_path: Path, tmp_path: Path, data: dict[str, list[str]]) -> None:
+    """Sizes of blocks come back from the history, masks stay whole in training, and the file is the same."""
+    stages = [
+        {"name": "tiles", "passes": [{"block_pruning": {"sparsity": 0.7, "block": [8, 1], "include": ["input"]}}]},
+        {"name": "more", "training": {**TRAINING, "epochs": 1}},
+        {"name": "int4", "passes": [{"quantization": {"numbers": "int4_float", "include": ["recurrent", "linear"]}}]},
+    ]
+    recipe = Recipe.from_json({"stages": stages, **data})
+    result = compress(bundle_path, recipe, tmp_path / "run", cache=tmp_path / "cache")
+    stored = dict(walk(Bundle.load(tmp_path / "run/model.safetensors").network))
+    tiles = [part for name, part in stored.items() if "input_map" in name]
+    assert all(isinstance(part, formats.SparseFloat) and part.pattern.tiling.tile == (8, 1) for part in tiles)
+    assert isinstance(stored["2.forward.recurrent_map"], formats.Int4Float)
+    (again,) = replayed(result.history)
+    assert again == recipe
+    compress(bundle_path, again, tmp_path / "again", cache=tmp_path / "cache")
+    assert same_files(tmp_path / "run/model.safetensors", tmp_path / "again/model.safetensors")
+
+
 def test_interrupted_between_stages(bundle_path: Path, tmp_path: Path) -> None:
     recipe = Recipe.from_json({"stages": [{"passes": [{"pruning": {"sparsity": 0.5}}]}, STAGES[1]]})
     compress(bundle_path, recipe, tmp_path / "straight")

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from asr_compress.compression.base import Context
 from asr_compress.compression.order import SPARSE, check_order, traits_of
 from asr_compress.compression.pruning import BlockPruning, BlockPruningParams, Pruning, PruningParams
+from asr_compress.compression.structured import StructuredParams, StructuredPruning
 from asr_compress.compression.units import Units, keep_best, keep_globally, keep_in_groups
 from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.convert import from_network, to_network
@@ -315,6 +316,20 @@ def test_constant_gates_are_left_out_of_tiles() -> None:
     assert all(part.pattern.index == "tiles" for part in stored)
     assert_close(engine_logits(network), logits(model), 1e-5)
     assert_close(logits(from_network(network).eval()), logits(model), 1e-6)
+
+
+def test_units_can_go_after_tiles() -> None:
+    """What is left of tiles is no tiling any more; it is stored by weight, and nothing else changes."""
+    model = small("blstm")
+    pruned(model, BlockPruning(BlockPruningParams(sparsity=0.4, block=(8, 1))))
+    step = StructuredPruning(StructuredParams(keep=13, multiple=1))
+    step.prepare(model, CONTEXT)
+    step.finalize(model)
+    network = to_network(model)
+    stored = [part for name, part in walk(network) if "recurrent_map" in name]
+    assert all(part.shape == (52, 13) for part in stored)
+    assert all(getattr(part, "pattern", None) is None or part.pattern.index != "tiles" for part in stored)
+    assert_close(engine_logits(network), logits(model), 1e-5)
 
 
 def test_survives_deepcopy_and_checkpoint() -> None:

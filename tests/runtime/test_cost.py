@@ -9,7 +9,17 @@ from safetensors.numpy import load_file
 from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.cost import account
 from asr_compress.runtime.features import FeatureConfig
-from asr_compress.runtime.formats import BlockSparseInt8, Float16, Float32, Int4, Int8, LowRank, SparseFloat
+from asr_compress.runtime.formats import (
+    BlockSparseInt8,
+    Float16,
+    Float32,
+    Int4,
+    Int4Float,
+    Int8,
+    LowRank,
+    SparseFloat,
+    Tiling,
+)
 from asr_compress.runtime.lexicon import Lexicon
 from asr_compress.runtime.network import ConstantGates, LSTMLayer, walk
 from asr_compress.runtime.tokens import Tokens
@@ -20,6 +30,12 @@ ENCODERS = {
     "float16": Float16.encode,
     "int8": Int8.encode,
     "int4": Int4.encode,
+    "int4, weights only": Int4Float.encode,
+    "tiles": lambda weights: SparseFloat.encode(
+        np.zeros_like(weights),
+        np.zeros(weights.shape, np.bool_),
+        tiling=Tiling((3, 2), (len(weights),), weights.shape[1]),
+    ),
     "sparse": lambda weights: SparseFloat.encode(weights, np.abs(weights) > 0.4),
     "blocks": BlockSparseInt8.encode,
     "low rank": lambda weights: LowRank.encode(weights, 2, Int8.encode),
