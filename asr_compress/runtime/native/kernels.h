@@ -27,11 +27,11 @@ struct DenseInt8 {
 
 // Strips start anew at each gate, so that the last strip of a gate may have fewer rows. What belongs to a strip stands
 // together: sparse strips are so short that finding it in several arrays takes a noticeable part of their time.
-struct BlockStrip {
-    int32_t row, end;         // its rows
-    uint32_t start, blocks;   // its blocks in `quads` and `tiles`
+struct alignas(64) BlockStrip {
     int32_t correction[kLanes];
     float scales[kLanes];
+    int32_t row, end;         // its rows
+    uint32_t start, blocks;   // its blocks in `quads` and `tiles`
 };
 struct BlockInt8 {
     int rows, cols, count;

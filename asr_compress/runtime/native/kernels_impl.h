@@ -11,6 +11,8 @@ namespace {
 
 using namespace asr;
 
+#define UNROLL _Pragma("GCC unroll 32")
+
 // ---- float functions of arithmetic.py ----------------------------------------------------------------------
 
 constexpr float kExpLimit = 29.0f;
@@ -19,29 +21,30 @@ constexpr float kNearlyZero = 0x1p-100f;
 constexpr float kCodeMax = 127.0f;
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2**23: added and subtracted again, it rounds half to even
 
-// exp(x * factor) with x * factor clamped to +-29, for a factor that is plus or minus a power of two.
+// exp(x[n] * factor[n]) with x * factor clamped to +-29, for factors that are plus or minus a power of two. Several at
+// once and operation by operation: one alone is a chain of twenty, and a processor does not look far enough ahead to
+// overlap chains that stand behind each other.
+template <int N>
+inline __attribute__((always_inline)) void exp_of(F (&x)[N], const float (&factor)[N]) {
+    F shifted[N], f2[N], p[N];
+    UNROLL for (int n = 0; n < N; n++) x[n] = within(x[n], kExpLimit / (factor[n] < 0 ? -factor[n] : factor[n]));
+    UNROLL for (int n = 0; n < N; n++) x[n] = mul(x[n], splat(factor[n] * kLog2E));
+    UNROLL for (int n = 0; n < N; n++) shifted[n] = add(x[n], splat(kRounder));
+    UNROLL for (int n = 0; n < N; n++) x[n] = sub(x[n], sub(shifted[n], splat(kRounder)));
+    UNROLL for (int n = 0; n < N; n++) f2[n] = mul(x[n], x[n]);
+    UNROLL for (int n = 0; n < N; n++) p[n] = add(mul(splat(0x1.5bfc8ep-10f), x[n]), splat(0x1.3cee4cp-7f));
+    UNROLL for (int n = 0; n < N; n++)
+        p[n] = add(mul(p[n], f2[n]), add(mul(splat(0x1.c6b62ap-5f), x[n]), splat(0x1.ebf9b2p-3f)));
+    UNROLL for (int n = 0; n < N; n++)
+        p[n] = add(mul(p[n], f2[n]), add(mul(splat(0x1.62e42cp-1f), x[n]), splat(1.0f)));
+    UNROLL for (int n = 0; n < N; n++) x[n] = scale_by_power(p[n], shifted[n]);
+}
+
 inline F exp_of(F x, float factor) {
-    float limit = kExpLimit / (factor < 0 ? -factor : factor);
-    F t = mul(within(x, limit), splat(factor * kLog2E));
-    F shifted = add(t, splat(kRounder));
-    F f = sub(t, sub(shifted, splat(kRounder)));
-    F f2 = mul(f, f);
-    F p = add(mul(splat(0x1.5bfc8ep-10f), f), splat(0x1.3cee4cp-7f));
-    p = add(mul(p, f2), add(mul(splat(0x1.c6b62ap-5f), f), splat(0x1.ebf9b2p-3f)));
-    p = add(mul(p, f2), add(mul(splat(0x1.62e42cp-1f), f), splat(1.0f)));
-    return scale_by_power(p, shifted);
-}
-
-inline F next_cell(F i, F f, F g, F c) {
-    F one = splat(1.0f), e_g = exp_of(g, -2.0f);
-    F a = mul(add(one, exp_of(i, -1.0f)), add(one, e_g));
-    F b = add(one, exp_of(f, -1.0f));
-    return div(add(mul(c, a), mul(sub(one, e_g), b)), mul(a, b));
-}
-
-inline F next_output(F o, F c) {
-    F one = splat(1.0f), e_c = exp_of(c, -2.0f);
-    return div(sub(one, e_c), mul(add(one, exp_of(o, -1.0f)), add(one, e_c)));
+    F one[1] = {x};
+    const float factors[1] = {factor};
+    exp_of(one, factors);
+    return one[0];
 }
 
 // y[i] = operation(i-th sixteen of x), the last ones fewer. Two at a time: their operations overlap.
@@ -59,11 +62,64 @@ inline void each_sixteen(size_t cols, float* y, Operation operation) {
         store_n(y + i, operation([&](const float* p) { return load_n(p + i, cols - i); }), cols - i);
 }
 
-// Two passes: each is a chain of operations short enough for the processor to overlap several sixteens of units.
+// As each_sixteen, for operations that want W sixteens at once: operation(at, y) with at(x, w) the w-th of them.
+template <int W, class Operation>
+inline void each_sixteens(size_t cols, float* y, const Operation& operation) {
+    size_t i = 0;
+    for (; i + W * kLanes <= cols; i += W * kLanes) {
+        F result[W];
+        operation([&](const float* p, int w) { return load(p + i + w * kLanes); }, result);
+        UNROLL for (int w = 0; w < W; w++) store(y + i + w * kLanes, result[w]);
+    }
+    for (; i < cols; i += kLanes) {
+        size_t left = cols - i < kLanes ? cols - i : kLanes;
+        F result[1];
+        operation([&](const float* p, int) { return load_n(p + i, left); }, result);
+        store_n(y + i, result[0], left);
+    }
+}
+
+struct NextCell {
+    const float *i, *f, *g, *c;
+
+    template <int W, class At>
+    void operator()(At at, F (&y)[W]) const {
+        F one = splat(1.0f), e[3 * W];
+        float factors[3 * W];
+        UNROLL for (int w = 0; w < W; w++) {
+            e[w] = at(i, w), e[W + w] = at(f, w), e[2 * W + w] = at(g, w);
+            factors[w] = factors[W + w] = -1.0f, factors[2 * W + w] = -2.0f;
+        }
+        exp_of(e, factors);
+        UNROLL for (int w = 0; w < W; w++) {
+            F a = mul(add(one, e[w]), add(one, e[2 * W + w])), b = add(one, e[W + w]);
+            y[w] = div(add(mul(at(c, w), a), mul(sub(one, e[2 * W + w]), b)), mul(a, b));
+        }
+    }
+};
+
+struct NextOutput {
+    const float *o, *c;
+
+    template <int W, class At>
+    void operator()(At at, F (&y)[W]) const {
+        F one = splat(1.0f), e[2 * W];
+        float factors[2 * W];
+        UNROLL for (int w = 0; w < W; w++) {
+            e[w] = at(o, w), e[W + w] = at(c, w);
+            factors[w] = -1.0f, factors[W + w] = -2.0f;
+        }
+        exp_of(e, factors);
+        UNROLL for (int w = 0; w < W; w++)
+            y[w] = div(sub(one, e[W + w]), mul(add(one, e[w]), add(one, e[W + w])));
+    }
+};
+
+// Two passes, because the exponentials of the second need the division of the first.
 void lstm_cell(const float* gates, size_t hidden, float* c, float* h) {
     const float *i = gates, *f = i + hidden, *g = f + hidden, *o = g + hidden;
-    each_sixteen(hidden, c, [&](auto at) { return next_cell(at(i), at(f), at(g), at(c)); });
-    each_sixteen(hidden, h, [&](auto at) { return next_output(at(o), at(c)); });
+    each_sixteens<kCells>(hidden, c, NextCell{i, f, g, c});
+    each_sixteens<kCells>(hidden, h, NextOutput{o, c});
 }
 
 inline float lane_sum(const float* x, size_t cols, bool squares) {
@@ -117,8 +173,6 @@ void quantize(const float* x, size_t cols, float fixed_scale, uint8_t offset, in
 }
 
 // ---- products ------------------------------------------------------------------------------------------------
-
-#define UNROLL _Pragma("GCC unroll 32")
 
 // Writes a strip's sums, ROWS of them, at `row` and on: all 16 rows of weights, or only those below `end`.
 template <int ROWS>
@@ -224,6 +278,15 @@ inline void each(int units, const Tiles& tiles, bool backwards, const Body& body
             with_height<MOST>(tiles.height(tile), body, unit, first);
 }
 
+// The same, tile after tile: for strips of few blocks, whose weights are read in order and so come fast from further
+// away, while a tile's activations are read here and there and must stay near.
+template <int MOST, class Body>
+inline void each_tile_first(int units, const Tiles& tiles, bool backwards, const Body& body) {
+    for (int tile = 0, first = 0; tile < tiles.count; first += tiles.height(tile++))
+        for (int i = 0; i < units; i++)
+            with_height<MOST>(tiles.height(tile), body, backwards ? units - 1 - i : i, first);
+}
+
 // How many strips of a panel so many rows go down at once, for their sums to just fit the registers.
 constexpr int strips_for(int rows) {
     int strips = kSums / rows;
@@ -299,28 +362,17 @@ struct BlockInt8Tile {
 
     template <int ROWS>
     void run(int number, int first) const {
-        constexpr int chains = ROWS == 1 ? kBlockChains : 1;
         const BlockStrip& strip = w.strips[number];
         const int8_t* packed = packed_tile(x, first, ROWS, quads);
-        I sum[chains][ROWS];
+        I sum[ROWS];
         I start = load_i(strip.correction);
-        UNROLL for (int chain = 0; chain < chains; chain++) {
-            UNROLL for (int r = 0; r < ROWS; r++) sum[chain][r] = chain == 0 ? start : splat_i(0);
-        }
+        UNROLL for (int r = 0; r < ROWS; r++) sum[r] = start;
         const uint16_t* quad = w.quads + strip.start;
         const uint16_t* end = quad + strip.blocks;
         const int8_t* tile = w.tiles + static_cast<size_t>(strip.start) * kTileBytes;
-        for (; quad + chains <= end; quad += chains, tile += chains * kTileBytes) {
-            UNROLL for (int chain = 0; chain < chains; chain++)
-                step<ROWS>(sum[chain], packed + static_cast<size_t>(quad[chain]) * (ROWS * kQuad),
-                           tile + chain * kTileBytes);
-        }
         for (; quad < end; quad++, tile += kTileBytes)
-            step<ROWS>(sum[0], packed + static_cast<size_t>(*quad) * (ROWS * kQuad), tile);
-        UNROLL for (int chain = 1; chain < chains; chain++) {
-            UNROLL for (int r = 0; r < ROWS; r++) sum[0][r] = add_i(sum[0][r], sum[chain][r]);
-        }
-        finish(sum[0], x, strip.scales, out, first, strip.row, strip.end);
+            step<ROWS>(sum, packed + static_cast<size_t>(*quad) * (ROWS * kQuad), tile);
+        finish(sum, x, strip.scales, out, first, strip.row, strip.end);
     }
 
     template <int ROWS>
@@ -330,11 +382,51 @@ struct BlockInt8Tile {
     }
 };
 
+// One row alone, as a recurrence has it: a strip's few blocks take no longer than the work around them, so that is kept
+// small. Two independent sums are enough, because the processor works on several strips at once.
+inline void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out) {
+    const F scale = splat(x.scales[0]);
+    const int8_t* const codes = x.codes;
+    float* const y = out.out;
+    const float* const extra = out.add;
+    const ptrdiff_t onward = out.backwards ? -1 : 1;
+    const BlockStrip* strip = w.strips + (out.backwards ? w.count - 1 : 0);
+    const uint16_t* const quads = w.quads;
+    const int8_t* const tiles = w.tiles;
+    for (int left = w.count; left > 0; left--, strip += onward) {
+        const uint16_t* quad = quads + strip->start;
+        const int8_t* tile = tiles + static_cast<size_t>(strip->start) * kTileBytes;
+        const uint16_t* const end = quad + strip->blocks;
+        I even = load_i(strip->correction), odd = splat_i(0);
+        for (; quad + 3 < end; quad += 4, tile += 4 * kTileBytes) {
+            uint64_t four;
+            __builtin_memcpy(&four, quad, sizeof four);
+            even = dot_tile(even, load_quad(codes + (four & 0xFFFF) * kQuad), tile);
+            odd = dot_tile(odd, load_quad(codes + (four >> 16 & 0xFFFF) * kQuad), tile + kTileBytes);
+            even = dot_tile(even, load_quad(codes + (four >> 32 & 0xFFFF) * kQuad), tile + 2 * kTileBytes);
+            odd = dot_tile(odd, load_quad(codes + (four >> 48) * kQuad), tile + 3 * kTileBytes);
+        }
+        for (; quad + 1 < end; quad += 2, tile += 2 * kTileBytes) {
+            even = dot_tile(even, load_quad(codes + size_t{quad[0]} * kQuad), tile);
+            odd = dot_tile(odd, load_quad(codes + size_t{quad[1]} * kQuad), tile + kTileBytes);
+        }
+        if (quad < end) even = dot_tile(even, load_quad(codes + size_t{quad[0]} * kQuad), tile);
+        F sum = mul(to_float(add_i(even, odd)), mul(scale, load(strip->scales)));
+        size_t row = static_cast<size_t>(strip->row);
+        size_t rows = static_cast<size_t>(strip->end) - row;
+        if (rows >= kLanes)
+            store(y + row, extra ? add(sum, load(extra + row)) : sum);
+        else
+            store_n(y + row, extra ? add(sum, load_n(extra + row, rows)) : sum, rows);
+    }
+}
+
 void block_int8(const BlockInt8& w, const Codes& x, const Output& out) {
+    if (x.count == 1) return block_int8_row(w, x, out);
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
     Tiles tiles(x.count, kRows);
     pack(x, tiles, quads);
-    each<kRows>(w.count, tiles, out.backwards, BlockInt8Tile{w, x, out, quads});
+    each_tile_first<kRows>(w.count, tiles, out.backwards, BlockInt8Tile{w, x, out, quads});
 }
 
 struct BlockInt4Tile {
@@ -432,13 +524,19 @@ struct GroupInt4Tile {
     template <int ROWS, int STRIPS>
     static inline __attribute__((always_inline)) void step(I (&sum)[STRIPS][ROWS], const int8_t* quad,
                                                            const uint8_t* tile) {
+        Tile low[STRIPS], high[STRIPS];
         UNROLL for (int s = 0; s < STRIPS; s++) {
             Tile both = load_tile(tile + s * kTileBytes);
-            Tile low = low_nibbles(both), high = high_nibbles(both);
-            UNROLL for (int r = 0; r < ROWS; r++)
-                sum[s][r] = dot_unsigned(sum[s][r], quad + r * kQuad, low);
-            UNROLL for (int r = 0; r < ROWS; r++)
-                sum[s][r] = dot_unsigned(sum[s][r], quad + (ROWS + r) * kQuad, high);
+            low[s] = low_nibbles(both);
+            high[s] = high_nibbles(both);
+        }
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            Quad x = load_quad(quad + r * kQuad);
+            UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = dot_unsigned(sum[s][r], x, low[s]);
+        }
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            Quad x = load_quad(quad + (ROWS + r) * kQuad);
+            UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = dot_unsigned(sum[s][r], x, high[s]);
         }
     }
 };
@@ -460,9 +558,9 @@ inline void sum_groups(const GroupInt4& w, const Codes& x) {
 
 void group_int4(const GroupInt4& w, const Codes& x, const Output& out) {
     sum_groups(w, x);
-    Tiles tiles(x.count, kRows);
+    Tiles tiles(x.count, kDenseRows);
     pack(x, tiles, static_cast<size_t>(w.octets) * 2);
-    each<kRows>(w.panels, tiles, out.backwards, GroupInt4Tile{w, x, out});
+    each<kDenseRows>(w.panels, tiles, out.backwards, GroupInt4Tile{w, x, out});
 }
 
 struct DenseF32Tile {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -217,6 +218,7 @@ struct Strips {
                 throw std::invalid_argument("a block lies beyond the map's columns");
     }
     int rows(int strip) const { return first_rows[strip + 1] - first_rows[strip]; }
+    uint32_t blocks(int strip) const { return starts[strip + 1] - starts[strip]; }
 };
 
 template <class T>
@@ -240,25 +242,38 @@ std::unique_ptr<Map> pack_block_int8(const Kernels& kernels, WeightMemory& memor
     expect_scale(input_scale);
     expect("codes", codes.count, product_of(blocks.quads.count, kTileBytes));
     expect("scales", scales.count, static_cast<size_t>(blocks.rows));
+    // Strips of as many blocks stand together: the processor foresees where their loops end, which otherwise costs as
+    // much as a sparse strip's blocks.
+    std::vector<int> order(static_cast<size_t>(strips.count));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return strips.blocks(a) > strips.blocks(b); });
     auto packed_strips = memory.take<BlockStrip>(static_cast<size_t>(strips.count));
-    for (int s = 0; s < strips.count; s++) {
-        BlockStrip& strip = packed_strips[s];
+    auto quads = memory.take<uint16_t>(blocks.quads.count);
+    auto tiles = memory.take<int8_t>(codes.count);
+    uint32_t next = 0;
+    for (size_t place = 0; place < order.size(); place++) {
+        int s = order[place];
+        BlockStrip& strip = packed_strips[place];
         strip.row = strips.first_rows[s];
         strip.end = strips.first_rows[s + 1];
-        strip.start = strips.starts[s];
-        strip.blocks = strips.starts[s + 1] - strips.starts[s];
+        strip.start = next;
+        strip.blocks = strips.blocks(s);
+        next += strip.blocks;
         std::copy_n(scales.data + strip.row, strips.rows(s), strip.scales);
-        for (size_t i = size_t{strip.start} * kTileBytes; i < size_t{strips.starts[s + 1]} * kTileBytes; i++) {
-            if (codes.data[i] == -128) throw std::invalid_argument("codes contain -128; the least is -127");
-            strip.correction[i % kTileBytes / kQuad] -= codes.data[i] * kernels.code_offset;
+        std::copy_n(blocks.quads.data + strips.starts[s], strip.blocks, quads + strip.start);
+        const int8_t* from = codes.data + size_t{strips.starts[s]} * kTileBytes;
+        std::copy_n(from, size_t{strip.blocks} * kTileBytes, tiles + size_t{strip.start} * kTileBytes);
+        for (size_t i = 0; i < size_t{strip.blocks} * kTileBytes; i++) {
+            if (from[i] == -128) throw std::invalid_argument("codes contain -128; the least is -127");
+            strip.correction[i % kTileBytes / kQuad] -= from[i] * kernels.code_offset;
         }
     }
     BlockInt8 packed{blocks.rows,
                      blocks.cols,
                      strips.count,
                      packed_strips,
-                     copied(memory, blocks.quads.data, blocks.quads.count),
-                     copied(memory, codes.data, codes.count)};
+                     quads,
+                     tiles};
     return std::make_unique<PackedMap<BlockInt8, &Kernels::block_int8>>(packed, input_scale, kernels.code_offset);
 }
 

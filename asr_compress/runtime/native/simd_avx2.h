@@ -15,7 +15,7 @@ constexpr uint8_t kCodeOffset = 0;
 constexpr int kSums = 4;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 4;  // rows of activations that dense weights meet together
 constexpr int kRows = 4;  // the same for weights that come one strip at a time
-constexpr int kBlockChains = 2;
+constexpr int kCells = 1;  // sixteens of units whose gates are computed together
 
 inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float* p, F v) {
@@ -95,8 +95,8 @@ inline I dot(I sum, Quad x, Tile w) {
     return {add_pairs(sum.a, x.magnitudes, _mm256_sign_epi8(w.a, x.signs)),
             add_pairs(sum.b, x.magnitudes, _mm256_sign_epi8(w.b, x.signs))};
 }
-inline I dot_unsigned(I sum, const int8_t* quad, Tile w) {
-    Quad x = load_quad(quad);
+inline I dot_tile(I sum, Quad x, const int8_t* tile) { return dot(sum, x, load_tile(tile)); }
+inline I dot_unsigned(I sum, Quad x, Tile w) {
     return {add_pairs(sum.a, w.a, x.signs), add_pairs(sum.b, w.b, x.signs)};
 }
 // total + sum * multiplier, for sums that fit int16: their low halves are multiplied, the high halves by zero.

@@ -14,7 +14,7 @@ constexpr uint8_t kCodeOffset = 0x80;
 constexpr int kSums = 24;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 6;  // rows of activations that dense weights meet together
 constexpr int kRows = 12;  // the same for weights that come one strip at a time
-constexpr int kBlockChains = 4;  // independent sums that hide the latency of vpdpbusd
+constexpr int kCells = 2;  // sixteens of units whose gates are computed together
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline F load_n(const float* p, size_t n) { return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p); }
@@ -66,12 +66,13 @@ inline I dot(I sum, Quad x, Tile w) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
     return sum;
 }
-// The weights unsigned, the activations signed; as the last operand, the quad is repeated as it is loaded.
-inline I dot_unsigned(I sum, const int8_t* quad, Tile w) {
-    using Bytes = const int8_t (*)[4];
-    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*reinterpret_cast<Bytes>(quad)));
+inline I dot_tile(I sum, Quad x, const int8_t* tile) {
+    using Bytes = const int8_t (*)[64];
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "m"(*reinterpret_cast<Bytes>(tile)));
     return sum;
 }
+// The weights unsigned, the activations signed.
+inline I dot_unsigned(I sum, Quad x, Tile w) { return dot(sum, w, x); }
 // total + sum * multiplier, for sums that fit int16: their low halves are multiplied, the high halves by zero.
 using Multipliers = __m512i;
 inline Multipliers load_multipliers(const uint8_t* p) {

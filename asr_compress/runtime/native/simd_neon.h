@@ -16,7 +16,7 @@ constexpr uint8_t kCodeOffset = 0;
 constexpr int kSums = 4;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 4;  // rows of activations that dense weights meet together
 constexpr int kRows = 4;  // the same for weights that come one strip at a time
-constexpr int kBlockChains = 1;  // a tile already feeds four independent sums
+constexpr int kCells = 1;  // sixteens of units whose gates are computed together
 
 template <class Result, class Operation>
 inline Result parts(Operation operation) {
@@ -83,7 +83,8 @@ inline I dot(const I& sum, Quad x, const Tile& w) {
     return parts<I>([&](int i) { return vdotq_s32(sum.v[i], w.v[i], x); });
 }
 // Nibbles fit int8.
-inline I dot_unsigned(const I& sum, const int8_t* quad, const Tile& w) { return dot(sum, load_quad(quad), w); }
+inline I dot_tile(const I& sum, Quad x, const int8_t* tile) { return dot(sum, x, load_tile(tile)); }
+inline I dot_unsigned(const I& sum, Quad x, const Tile& w) { return dot(sum, x, w); }
 using Multipliers = I;
 inline Multipliers load_multipliers(const uint8_t* p) {
     uint8x16_t bytes = vld1q_u8(p);

@@ -14,7 +14,7 @@ constexpr uint8_t kCodeOffset = 0;
 constexpr int kSums = 1;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 1;  // rows of activations that dense weights meet together
 constexpr int kRows = 1;  // the same for weights that come one strip at a time
-constexpr int kBlockChains = 1;
+constexpr int kCells = 1;  // sixteens of units whose gates are computed together
 
 template <class Result, class Operation>
 inline Result lanes(Operation operation) {
@@ -87,7 +87,8 @@ inline I dot(const I& sum, const Quad& x, const Tile& w) {
     });
 }
 // Nibbles fit int8.
-inline I dot_unsigned(const I& sum, const int8_t* quad, const Tile& w) { return dot(sum, load_quad(quad), w); }
+inline I dot_tile(const I& sum, const Quad& x, const int8_t* tile) { return dot(sum, x, load_tile(tile)); }
+inline I dot_unsigned(const I& sum, const Quad& x, const Tile& w) { return dot(sum, x, w); }
 using Multipliers = I;
 inline Multipliers load_multipliers(const uint8_t* p) { return lanes<I>([&](int l) { return p[l]; }); }
 inline I add_scaled(const I& total, const I& sum, const Multipliers& factor) {
