@@ -293,6 +293,22 @@ constexpr int strips_for(int rows) {
     return strips >= kStrips ? kStrips : strips >= 2 ? 2 : 1;
 }
 
+template <int COUNT>
+struct Together {
+    static constexpr int count = COUNT;
+};
+
+// Calls body for a panel's strips, MOST together, and for those that are left one by one: the last panel of a map, or
+// the only one of a convolution with few channels, has not four. `rows` are left from the panel's first on.
+template <int MOST, class Body>
+inline __attribute__((always_inline)) void each_group(int rows, const Body& body) {
+    int live = rows >= kPanelRows ? kStrips : (rows + kLanes - 1) / kLanes, strip = 0;
+    for (; strip + MOST <= live + MOST / 4; strip += MOST) body(Together<MOST>(), strip);  // three count as four
+    if constexpr (MOST > 1) {
+        for (; strip < live; strip++) body(Together<1>(), strip);
+    }
+}
+
 struct DenseInt8Tile {
     const DenseInt8 w;  // copies, which stay in registers
     const Codes x;
@@ -300,8 +316,9 @@ struct DenseInt8Tile {
 
     template <int ROWS>
     void run(int panel, int first) const {
-        constexpr int strips = strips_for(ROWS);
-        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(panel, strip, first);
+        each_group<strips_for(ROWS)>(w.rows - panel * kPanelRows, [&](auto strips, int strip) {
+            down<ROWS, strips.count>(panel, strip, first);
+        });
     }
 
     template <int ROWS, int STRIPS>
@@ -570,8 +587,9 @@ struct DenseF32Tile {
 
     template <int ROWS>
     void run(int panel, int first) const {
-        constexpr int strips = strips_for(ROWS);
-        for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(panel, strip, first);
+        each_group<strips_for(ROWS)>(w.rows - panel * kPanelRows, [&](auto strips, int strip) {
+            down<ROWS, strips.count>(panel, strip, first);
+        });
     }
 
     template <int ROWS, int STRIPS>

@@ -181,6 +181,11 @@ private:
             size_t time = t * s_.stride_time + kt * s_.dilation_time;  // shifted by the padding
             bool inside = time >= before() && time - before() < u.in_length[i];
             const float* from = inside ? u.in[i] + (time - before() - u.in_first) * inputs : nullptr;
+            if (inside && s_.dilation_bins == 1) {
+                window(from, bin, to);
+                to += s_.kernel_bins * s_.in_channels;
+                continue;
+            }
             size_t padding = s_.dilation_bins * (s_.kernel_bins - 1) / 2;
             for (size_t kf = 0; kf < s_.kernel_bins; kf++, to += s_.in_channels) {
                 size_t f = bin * s_.stride_bins + kf * s_.dilation_bins;
@@ -190,6 +195,16 @@ private:
                     std::fill_n(to, s_.in_channels, 0.0f);
             }
         }
+    }
+
+    // A frame's neighboring bins, which lie side by side, and zeros beyond the first and the last.
+    void window(const float* frame, size_t bin, float* to) const {
+        size_t padding = (s_.kernel_bins - 1) / 2, start = bin * s_.stride_bins, end = start + s_.kernel_bins;
+        size_t first = std::clamp(padding, start, end), last = std::clamp(s_.bins + padding, first, end);
+        std::fill_n(to, (first - start) * s_.in_channels, 0.0f);
+        std::copy_n(frame + (first - padding) * s_.in_channels, (last - first) * s_.in_channels,
+                    to + (first - start) * s_.in_channels);
+        std::fill_n(to + (last - start) * s_.in_channels, (end - last) * s_.in_channels, 0.0f);
     }
 
     std::unique_ptr<Map> map_;

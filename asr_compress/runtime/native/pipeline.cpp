@@ -6,7 +6,9 @@
 namespace asr {
 namespace {
 
-constexpr size_t kPiece = 32;
+// Steps that a thread takes before others may go on with what it made: few, for the deepest layer's thread waits for
+// all before it, but enough for whole input products.
+size_t piece_of(size_t utterances) { return std::clamp<size_t>(96 / std::max<size_t>(utterances, 1), 6, 32); }
 
 bool any_reverse(const Layer& layer) {
     for (int d = 0; d < layer.directions(); d++)
@@ -36,7 +38,7 @@ Pipeline::Pipeline(const Kernels& kernels, const std::vector<std::unique_ptr<Lay
         }
         stage.length = stage.frames->lengths[0];
         // Nobody can use a part of what runs backwards, so it is done in one piece.
-        stage.piece = any_reverse(layer) ? std::max<size_t>(stage.length, 1) : kPiece;
+        stage.piece = any_reverse(layer) ? std::max<size_t>(stage.length, 1) : piece_of(count);
         stage.state_memory.reset(new float[States::floats(layer, count)]);
         stage.states = std::make_unique<States>(layer, count, stage.state_memory.get());
         for (int d = 0; d < layer.directions(); d++) stage.chains.push_back({l, d});
