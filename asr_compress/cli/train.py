@@ -30,7 +30,7 @@ def train(
     \b
     Examples:
       asr-compress train recipes/speechocean762/train-1-ctc.yaml --out runs/first
-      asr-compress train recipes/speechocean762/train-2-perturbed.yaml --initial runs/first/model.safetensors \\
+      asr-compress train recipes/speechocean762/train-2-crf.yaml --initial runs/first/model.safetensors \\
           --out runs/second
       asr-compress train config.yaml --out runs/short --epochs 3 --device cpu
 
