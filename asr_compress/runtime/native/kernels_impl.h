@@ -19,6 +19,7 @@ constexpr float kExpLimit = 29.0f;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kNearlyZero = 0x1p-100f;
 constexpr float kCodeMax = 127.0f;
+constexpr size_t kNearBytes = 512 * 1024;  // weights up to here stay in the second-level cache
 constexpr float kRounder = 12582912.0f;  // 1.5 * 2**23: added and subtracted again, it rounds half to even
 
 // exp(x[n] * factor[n]) with x * factor clamped to +-29, for factors that are plus or minus a power of two. Several at
@@ -317,12 +318,25 @@ struct DenseInt8Tile {
     template <int ROWS>
     void run(int panel, int first) const {
         each_group<strips_for(ROWS)>(w.rows - panel * kPanelRows, [&](auto strips, int strip) {
-            down<ROWS, strips.count>(panel, strip, first);
+            if constexpr (ROWS > 1 && strips.count == kStrips) {
+                if (const int8_t* ahead = next_panel(panel, first / ROWS))
+                    return down<ROWS, strips.count, true>(panel, strip, first, ahead);
+            }
+            down<ROWS, strips.count, false>(panel, strip, first, nullptr);
         });
     }
 
-    template <int ROWS, int STRIPS>
-    void down(int panel, int strip, int first) const {
+    // The half of the next panel that is fetched while the second or third rows meet this one, which is near by then;
+    // null in other turns, and where all panels are near.
+    const int8_t* next_panel(int panel, int turn) const {
+        int next = out.backwards ? panel - 1 : panel + 1;
+        size_t half = static_cast<size_t>(w.quads) * kStrips * kTileBytes / 2;
+        if ((turn != 1 && turn != 2) || next < 0 || next >= w.panels || 2 * half * w.panels < kNearBytes) return nullptr;
+        return w.tiles + (static_cast<size_t>(next) * 2 + turn - 1) * half;
+    }
+
+    template <int ROWS, int STRIPS, bool AHEAD>
+    void down(int panel, int strip, int first, const int8_t* ahead) const {
         constexpr int chains = 4 * ROWS * STRIPS <= kSums ? 2 : 1;  // too few sums do not hide the latency
         const int8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.quads * kStrips + strip) * kTileBytes;
         const int8_t* quad = packed_tile(x, first, ROWS, w.quads);
@@ -339,6 +353,11 @@ struct DenseInt8Tile {
         for (; k + chains <= w.quads; k += chains) {
             UNROLL for (int chain = 0; chain < chains; chain++) {
                 step(sum[chain], quad, tile);
+                if constexpr (AHEAD) {
+                    __builtin_prefetch(ahead, 0, 2);
+                    __builtin_prefetch(ahead + kTileBytes, 0, 2);
+                    ahead += 2 * kTileBytes;
+                }
                 quad += ROWS * kQuad;
                 tile += kStrips * kTileBytes;
             }
