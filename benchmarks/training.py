@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from asr_compress.corpora.batches import Batch
+from asr_compress.evaluation.environment import environment, machine
 from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.zoo import build_model
 from asr_compress.runtime.features import FeatureConfig, log_mel
@@ -112,9 +112,9 @@ def main() -> None:
         print(row)
     if arguments.json:
         result = {
-            "command": "python benchmarks/training.py",
+            "command": f"python benchmarks/training.py --threads {arguments.threads} --json {arguments.json}",
             "torch": torch.__version__,
-            "machine": platform.processor(),
+            "machine": machine(environment()),
             "rows": rows,
         }
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -23,6 +23,8 @@ from asr_compress.runtime.network import walk
 
 # As a share of the largest logit. A recurrence amplifies rounding over a thousand steps; a wrong graph is far off.
 _LARGEST_DIFFERENCE = 0.02
+# Kinds of formats that meet activations as floats: an engine that knows only their dense weights computes the same.
+_OF_FLOATS = {"float32", "float16", "low_rank", "int4_float", "codebook", "sparse_float", "block_sparse_float32"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def agreement(
         given = recognition.logits([features])[0]
         difference = float(np.abs(given - wanted).max() / max(float(np.abs(wanted).max()), 1e-9))
         # The reference quantizes activations for integer weights, which engines that run them as floats do not.
-        same_numbers = backend.exact and (backend.runs is None or kinds <= {"float32", "float16", "low_rank"})
+        same_numbers = backend.exact and (backend.runs is None or kinds <= _OF_FLOATS)
         if same_numbers and not difference <= _LARGEST_DIFFERENCE:
             raise Unavailable(
                 f"its logits differ from the reference's by {difference:.2g} of the largest: not timed, please report"
