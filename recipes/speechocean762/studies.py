@@ -31,7 +31,7 @@ from asr_compress.models.maps import maps_of
 from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.network import walk
 
-STUDENT = "blstm-tiny"
+STUDENT = "ds2-tiny"
 STUDENT_EPOCHS = 3  # a fresh student trains this many times as long as a compressed model
 TRAINING = {
     "batch_s": 30,
