@@ -26,6 +26,7 @@ from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.files import atomic_write
 
 BASELINE = "fp32"
+BEAM_THRESHOLD = 10.0  # natural log: on dev speakers nothing further from the best came to win
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def tuned_base(teacher: Path, out: Path, dev: Path, lm: Path | None, beam: int) 
         return path, known["weights"] and Weights(**known["weights"])
     bundle, weights = Bundle.load(teacher), None
     if lm is not None:
-        bundle, weights = tune_bundle(bundle, dev, lm, beam_width=beam)
+        bundle, weights = tune_bundle(bundle, dev, lm, beam_width=beam, beam_threshold=BEAM_THRESHOLD)
     bundle.save(path)
     with atomic_write(record) as temporary:
         temporary.write_text(json.dumps({"asked": asked, "weights": weights and asdict(weights)}))

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lhotse import CutSet
 
@@ -72,6 +73,7 @@ VARIANTS = {
 }
 PEERS = {"teacher fp32": ("torch", "onnx", "openvino"), "teacher int8": ("torch-int8", "onnx-int8")}
 PUBLISHED = ("crf fp32", "crf int8", "teacher fp32", "student pruned int8")  # with the weights for speechocean762
+SEARCH: dict[str, Any] = {"beam_width": 100, "beam_threshold": 10.0}  # found on dev speakers, see notes.md
 BOOKS = "text/librispeech-train-clean-100.txt"
 
 
@@ -167,7 +169,8 @@ def tune(corpora: Path) -> None:
         for name, path in VARIANTS.items():  # of those that share weights, the one in fp32 comes first
             kind = "crf" if name.startswith("crf") else "ctc"
             bundle = Bundle.load(RUNS / path)
-            tuned, found[kind] = tune_bundle(bundle, dev, RUNS / sets.lm, weights=found.get(kind), report=print)
+            lm = RUNS / sets.lm
+            tuned, found[kind] = tune_bundle(bundle, dev, lm, weights=found.get(kind), report=print, **SEARCH)
             tuned.save(RUNS / test / f"{name}.safetensors")
 
 
@@ -180,7 +183,8 @@ def steps(corpora: Path) -> None:
         bundle = Bundle.load(RUNS / folder / "model.safetensors")
         for sets in TESTS.values():
             trials: list[Trial] = []
-            tune_bundle(bundle, RUNS / f"manifests/{sets.dev}.jsonl.gz", RUNS / sets.lm, report=trials.append)
+            dev = RUNS / f"manifests/{sets.dev}.jsonl.gz"
+            tune_bundle(bundle, dev, RUNS / sets.lm, report=trials.append, **SEARCH)
             plain = [trial for trial in trials if trial.weights.prior_share == 0]
             for priors, found in (("no", plain), ("yes", trials)):
                 best.setdefault((name, priors), []).append(f"{100 * min(trial.wer for trial in found):.1f}")
