@@ -78,7 +78,8 @@ def quantization(base: Base) -> Study:
     def row(name: str, listens: bool = False, **params: Any) -> Trial:
         return Trial(name, [{"passes": [{"quantization": params}]}], listens=listens)
 
-    layers = sorted({item.name.split(".")[1] for item in maps_of(from_network(base.bundle.network))}, key=int)
+    maps = maps_of(from_network(base.bundle.network))
+    layers = sorted({item.name.split(".")[1] for item in maps if item.gates == 4}, key=int)
     trials = [
         Trial("int8, dynamic", [{"passes": ["dynamic_int8"]}]),
         *(
@@ -93,7 +94,9 @@ def quantization(base: Base) -> Study:
         row("int4 recurrent, int8 the rest", maps={"recurrent": "int4"}),
         row("int4 input, int8 the rest", maps={"input": "int4"}),
     ]
-    for position, index in enumerate(layers[:-1], start=1):
+    if any(item.kind == "conv" for item in maps):
+        trials.append(row("int4 convolutions, int8 the rest", maps={"conv": "int4"}, edges="same"))
+    for position, index in enumerate(layers, start=1):
         trials.append(
             row(f"int4 LSTM layer {position}, int8 the rest", maps={f"layers.{index}.*": "int4"}, edges="same")
         )
