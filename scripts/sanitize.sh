@@ -1,7 +1,7 @@
 #!/bin/sh
 # Build the native engine with a sanitizer and run its tests on it.
 #
-#   scripts/sanitize.sh address     AddressSanitizer and UndefinedBehaviorSanitizer: all tests of native code
+#   scripts/sanitize.sh address     AddressSanitizer and UndefinedBehaviorSanitizer: tests of native code that need no torch
 #   scripts/sanitize.sh thread      ThreadSanitizer: the tests that share an engine between threads
 #   scripts/sanitize.sh address tests/runtime/test_features.py     only these tests
 #

