@@ -1,8 +1,9 @@
 """An LSTM direction's training step on CPUs, through the compiled extension.
 
-torch runs the same mathematics through oneDNN, at about 64 % of the rate of a large product. Here all that does not depend on the step before is three large products over all frames
-(inputs forward, inputs and weights backward), padding is skipped rather than computed, a backward direction reads its
-frames backwards rather than a reversed copy, and utterances are shared out to threads that never meet.
+torch runs the same mathematics through oneDNN, at about 64 % of the rate of a large product. Here all that does not
+depend on the step before is three large products over all frames (inputs forward, inputs and weights backward), padding
+is skipped rather than computed, a backward direction reads its frames backwards rather than a reversed copy, and
+utterances are shared out to threads that never meet.
 """
 
 from __future__ import annotations
