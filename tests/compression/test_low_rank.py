@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from asr_compress.compression.base import Context
 from asr_compress.compression.joint_low_rank import JointLowRank, JointLowRankParams
-from asr_compress.compression.low_rank import SVD, LowRankParams, choose_rank
+from asr_compress.compression.low_rank import SVD, LowRankParams, balanced, choose_rank, second_moments, solved
 from asr_compress.compression.pruning import BlockPruning, BlockPruningParams
 from asr_compress.compression.quantization import DynamicInt8
 from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.convert import from_network, to_network
 from asr_compress.models.layers import Linear, Recurrent
-from asr_compress.models.maps import maps_of
+from asr_compress.models.maps import Map, factors_of, maps_of
 from asr_compress.models.spectrum import Spectrum
 from asr_compress.runtime import formats
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.network import walk
-from tests.compression.speech import train_steps
+from tests.compression.speech import batches, train_steps
 from tests.models.small import BUILDERS, assert_close, engine_logits, logits, small
 from tests.models.test_select import randomize
 
@@ -109,6 +109,65 @@ def test_reported_error_is_that_of_the_map(per_gate: bool) -> None:
         parts = before[ours].chunk(4 if per_gate else 1)
         tail = sum(float((singular_values(part)[4:] ** 2).sum()) for part in parts) / float(before[ours].square().sum())
         assert lost == pytest.approx(tail, rel=1e-3)
+
+
+@pytest.mark.parametrize("per_gate", [False, True])
+@pytest.mark.parametrize("name", ["lstm", "blstm", "lstmp", "ds2"])
+def test_closest_outputs_are_closer_on_what_was_heard(name: str, per_gate: bool) -> None:
+    """By any other product of the rank, the closest to the weights above all, and by 1e-4 perturbed ones."""
+    lost = {}
+    for closest in ("weights", "outputs"):
+        model = small(name)
+        whole = {item.name: item.matrix.double() for item in maps_of(model)}
+        moments = second_moments(model, Context(batches=batches), "test")
+        params = LowRankParams(rank=3, multiple=1, per_gate=per_gate, closest=closest)
+        report = SVD(params).prepare(model, Context(strict=False, batches=batches))
+        for part in report.touched:
+            owner = {item.name.removesuffix(".left"): item for item in maps_of(model) if item.factor}[part]
+            left, right = (factor.matrix.double() for factor in factors_of(Map(part, *_whole_of(model, owner), "")))
+            miss = whole[part] - left @ right
+            lost[part, closest] = float(torch.einsum("rc,cd,rd->", miss, moments[part], miss))
+            if closest == "outputs" and not per_gate:
+                for seed in range(3):
+                    noise = torch.randn(left.shape, generator=torch.Generator().manual_seed(seed)).double()
+                    other = whole[part] - (left + 1e-4 * left.norm() * noise) @ right
+                    assert torch.einsum("rc,cd,rd->", other, moments[part], other) > lost[part, closest]
+    parts = {part for part, _ in lost}
+    assert len(parts) >= 2
+    for part in parts:
+        assert lost[part, "outputs"] < 0.999 * lost[part, "weights"]
+
+
+def _whole_of(model: AcousticModel, factor: Map) -> tuple[torch.nn.Module, str]:
+    """The module and tensor that a left factor is part of."""
+    for module in model.modules():
+        for tensor in getattr(module, "parametrizations", {}):
+            if any(part is factor.owner for part in module.parametrizations[tensor].modules()):
+                return module, tensor
+    raise AssertionError(factor.name)
+
+
+def test_closest_outputs_at_full_rank_are_the_original() -> None:
+    model = small()
+    exact = logits(model)
+    step = SVD(LowRankParams(rank=30, closest="outputs", include=("layers.2.forward.input",), multiple=1))
+    with pytest.raises(InputError, match="nothing that this pass could change"):  # no smaller: left whole
+        step.prepare(model, Context(batches=batches))
+    item = next(m for m in maps_of(model) if m.name == "layers.2.forward.input")
+    root = torch.linalg.cholesky(second_moments(model, Context(batches=batches), "test")[item.name])
+    left, right = Spectrum.of(item.matrix.double() @ root).factors(item.matrix.shape[1])
+    left, right = balanced(left, solved(right, root))
+    np.testing.assert_allclose((left @ right).numpy(), item.matrix.numpy(), atol=1e-5)
+    np.testing.assert_allclose(left.norm(dim=0).numpy(), right.norm(dim=1).numpy(), rtol=1e-4)
+    assert_close(logits(model), exact, 0)
+
+
+def test_closest_outputs_refusals() -> None:
+    with pytest.raises(InputError, match="needs speech"):
+        SVD(LowRankParams(rank=3, closest="outputs")).prepare(small(), Context())
+    step = SVD(LowRankParams(rank=1, multiple=1, closest="outputs", include=("conv", "input")))
+    with pytest.raises(InputError, match="closest outputs of a conv map"):
+        step.prepare(small("ds2"), Context(batches=batches))
 
 
 def test_factors_train_prune_and_quantize() -> None:
