@@ -26,7 +26,7 @@ KERNEL_FLAGS = ["-fno-trapping-math", "-Wno-uninitialized", "-Wno-maybe-uninitia
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
 # Only these files may use more than the baseline; dispatch.cpp asks the machine before it calls into them.
 FILE_FLAGS = {
-    "x86_64": {"kernels_avx512.cpp": AVX512, "kernels_avx2.cpp": ["-mavx2"]},
+    "x86_64": {"kernels_avx512.cpp": AVX512, "kernels_avx2.cpp": ["-mavx2", "-mfma"]},
     "aarch64": {"kernels_neon.cpp": ["-march=armv8.2-a+dotprod"]},
 }
 MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())

@@ -1,8 +1,8 @@
 """The one statement of the engine's numbers: what is rounded, where, and in which order.
 
 The numpy reference calls these functions. The native kernels repeat them operation by operation, in float32
-(binary32), every operation rounded on its own (no fused multiply-add, no reassociation), so that the reference
-and every instruction set agree bit for bit. The fake-quantizer of training rounds by `quantize_rows` too.
+(binary32), every operation rounded on its own (no reassociation, and fused only where `multiply_add` stands), so that
+the reference and every instruction set agree bit for bit. The fake-quantizer of training rounds by `quantize_rows` too.
 
 In short, for a row x of activations and an integer weight matrix w:
 
@@ -90,17 +90,33 @@ def f32_product(x: Floats, weights: Floats) -> Floats:
     return total
 
 
+def multiply_add(a: Floats, b: Floats, c: F32) -> Floats:
+    """a * b + c rounded once, as processors do it: float32 in the shape of a and b, for results of normal size.
+
+    The product is exact in float64. The sum is rounded there and again to float32; the two roundings differ from one
+    only where the first ends half way between two float32, and then the way it came from decides.
+    """
+    product = a.astype(np.float64) * b
+    total = product + c
+    halfway = (total.view(np.int64) & 0x1FFFFFFF) == 0x10000000
+    if halfway.any():
+        added = total - product
+        lost = (product - (total - added)) + (np.float64(c) - added)  # exact (Knuth's two-sum)
+        total = np.where(halfway & (lost != 0), np.nextafter(total, np.copysign(np.inf, lost)), total)
+    return total.astype(F32)
+
+
 def exp(x: Floats) -> Floats:
     """e**x with x clamped to [-29, 29]; relative error below 2e-6 (below 3e-7 for |x| < 1).
 
-    2**f on [-1/2, 1/2] is ((c5 f + c4) f2 + (c3 f + c2)) f2 + (c1 f + 1) with f2 = f * f: short dependencies.
+    2**f on [-1/2, 1/2] is a polynomial of degree 5 by Horner's rule, multiplication and addition rounded together.
     """
     t = np.clip(np.asarray(x, F32), -EXP_LIMIT, EXP_LIMIT) * LOG2_E
     whole = np.rint(t)
     f = t - whole  # exact
-    f2 = f * f
-    c1, c2, c3, c4, c5 = EXP2_COEFFICIENTS
-    p = ((c5 * f + c4) * f2 + (c3 * f + c2)) * f2 + (c1 * f + F32(1))
+    p = np.full_like(f, EXP2_COEFFICIENTS[-1])
+    for coefficient in (*EXP2_COEFFICIENTS[-2::-1], F32(1)):
+        p = multiply_add(p, f, coefficient)
     return np.ldexp(p, whole.astype(np.int32)).astype(F32)
 
 

@@ -20,25 +20,22 @@ constexpr float kLog2E = 1.44269504f;
 constexpr float kNearlyZero = 0x1p-100f;
 constexpr float kCodeMax = 127.0f;
 constexpr size_t kNearBytes = 512 * 1024;  // weights up to here stay in the second-level cache
-constexpr float kRounder = 12582912.0f;  // 1.5 * 2**23: added and subtracted again, it rounds half to even
 
 // exp(x[n] * factor[n]) with x * factor clamped to +-29, for factors that are plus or minus a power of two. Several at
-// once and operation by operation: one alone is a chain of twenty, and a processor does not look far enough ahead to
+// once and operation by operation: one alone is a chain of ten, and a processor does not look far enough ahead to
 // overlap chains that stand behind each other.
 template <int N>
 inline __attribute__((always_inline)) void exp_of(F (&x)[N], const float (&factor)[N]) {
-    F shifted[N], f2[N], p[N];
+    F power[N], p[N];
     UNROLL for (int n = 0; n < N; n++) x[n] = within(x[n], kExpLimit / (factor[n] < 0 ? -factor[n] : factor[n]));
     UNROLL for (int n = 0; n < N; n++) x[n] = mul(x[n], splat(factor[n] * kLog2E));
-    UNROLL for (int n = 0; n < N; n++) shifted[n] = add(x[n], splat(kRounder));
-    UNROLL for (int n = 0; n < N; n++) x[n] = sub(x[n], sub(shifted[n], splat(kRounder)));
-    UNROLL for (int n = 0; n < N; n++) f2[n] = mul(x[n], x[n]);
-    UNROLL for (int n = 0; n < N; n++) p[n] = add(mul(splat(0x1.5bfc8ep-10f), x[n]), splat(0x1.3cee4cp-7f));
-    UNROLL for (int n = 0; n < N; n++)
-        p[n] = add(mul(p[n], f2[n]), add(mul(splat(0x1.c6b62ap-5f), x[n]), splat(0x1.ebf9b2p-3f)));
-    UNROLL for (int n = 0; n < N; n++)
-        p[n] = add(mul(p[n], f2[n]), add(mul(splat(0x1.62e42cp-1f), x[n]), splat(1.0f)));
-    UNROLL for (int n = 0; n < N; n++) x[n] = scale_by_power(p[n], shifted[n]);
+    UNROLL for (int n = 0; n < N; n++) x[n] = split(x[n], power[n]);
+    UNROLL for (int n = 0; n < N; n++) p[n] = multiply_add(splat(0x1.5bfc8ep-10f), x[n], splat(0x1.3cee4cp-7f));
+    UNROLL for (int n = 0; n < N; n++) p[n] = multiply_add(p[n], x[n], splat(0x1.c6b62ap-5f));
+    UNROLL for (int n = 0; n < N; n++) p[n] = multiply_add(p[n], x[n], splat(0x1.ebf9b2p-3f));
+    UNROLL for (int n = 0; n < N; n++) p[n] = multiply_add(p[n], x[n], splat(0x1.62e42cp-1f));
+    UNROLL for (int n = 0; n < N; n++) p[n] = multiply_add(p[n], x[n], splat(1.0f));
+    UNROLL for (int n = 0; n < N; n++) x[n] = scale_by_power(p[n], power[n]);
 }
 
 inline F exp_of(F x, float factor) {

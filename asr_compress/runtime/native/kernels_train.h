@@ -31,7 +31,7 @@ struct AddProductTile {
             UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = load(tile + s * kLanes);
             UNROLL for (int r = 0; r < ROWS; r++) {
                 F value = splat(rows[r][k]);
-                UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = multiply_add(value, weights[s], sum[s][r]);
+                UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = about_multiply_add(value, weights[s], sum[s][r]);
             }
         }
         UNROLL for (int s = 0; s < STRIPS; s++) {
@@ -73,7 +73,7 @@ void cell_forward(float* gates, size_t hidden, const float* before, float* c, fl
     each_sixteen(hidden, o, [&](auto at) { return sigmoid_of(at(o)); });
     each_sixteen(hidden, c, [&](auto at) {
         F fresh = mul(at(i), at(g));
-        return before ? multiply_add(at(f), at(before), fresh) : fresh;
+        return before ? about_multiply_add(at(f), at(before), fresh) : fresh;
     });
     each_sixteen(hidden, h, [&](auto at) { return mul(at(o), tanh_of(at(c))); });
 }
@@ -89,7 +89,7 @@ void cell_backward(const float* gates, size_t hidden, const float* before, const
     each_sixteen(hidden, d_o, [&](auto at) { return mul(mul(at(dh), at(dg)), rising(at(o))); });
     each_sixteen(hidden, dc, [&](auto at) {
         F bent = sub(one, mul(at(dg), at(dg)));
-        return multiply_add(mul(at(dh), at(o)), bent, at(dc));
+        return about_multiply_add(mul(at(dh), at(o)), bent, at(dc));
     });
     each_sixteen(hidden, di, [&](auto at) { return mul(mul(at(dc), at(g)), rising(at(i))); });
     each_sixteen(hidden, df, [&](auto at) {

@@ -36,7 +36,8 @@ inline F splat(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
 inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 inline F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
-inline F multiply_add(F x, F y, F z) { return add(mul(x, y), z); }
+inline F multiply_add(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+inline F about_multiply_add(F x, F y, F z) { return multiply_add(x, y, z); }
 inline F reciprocal(F x) { return {_mm256_div_ps(_mm256_set1_ps(1.0f), x.a), _mm256_div_ps(_mm256_set1_ps(1.0f), x.b)}; }
 inline F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
@@ -61,12 +62,17 @@ inline I load_i(const int32_t* p) {
 inline I splat_i(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
 inline I add_i(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+// Added and subtracted again, 1.5 * 2**23 rounds to whole numbers, half to even; between, the low bits hold them.
+inline F split(F x, F& power) {
+    power = add(x, splat(0x1.8p23f));
+    return sub(x, sub(power, splat(0x1.8p23f)));
+}
 inline __m256 scale_by_power(__m256 p, __m256 shifted) {
     return _mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
 }
-inline F scale_by_power(F p, F shifted) {
-    return {scale_by_power(p.a, shifted.a), scale_by_power(p.b, shifted.b)};
+inline F scale_by_power(F p, F power) {
+    return {scale_by_power(p.a, power.a), scale_by_power(p.b, power.b)};
 }
 inline void store_codes(int8_t* p, F v, uint8_t offset) {
     // Packing works within 128-bit halves; the permutation puts the four quarters in order.

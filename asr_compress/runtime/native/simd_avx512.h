@@ -14,7 +14,7 @@ constexpr uint8_t kCodeOffset = 0x80;
 constexpr int kSums = 24;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 6;  // rows of activations that dense weights meet together
 constexpr int kRows = 12;  // the same for weights that come one strip at a time
-constexpr int kCells = 2;  // sixteens of units whose gates are computed together
+constexpr int kCells = 4;  // sixteens of units whose gates are computed together
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline F load_n(const float* p, size_t n) { return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p); }
@@ -26,7 +26,8 @@ inline F splat(float v) { return _mm512_set1_ps(v); }
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-inline F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }  // for training only: rounds once
+inline F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }  // rounds once
+inline F about_multiply_add(F a, F b, F c) { return multiply_add(a, b, c); }
 // 1 / a, good to the last bits but not rounded: for training only.
 inline F reciprocal(F a) {
     F guess = _mm512_rcp14_ps(a);
@@ -44,11 +45,13 @@ inline I load_i(const int32_t* p) { return _mm512_loadu_si512(p); }
 inline I splat_i(int32_t v) { return _mm512_set1_epi32(v); }
 inline I add_i(I a, I b) { return _mm512_add_epi32(a, b); }
 inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
-// p * 2**n where the low bits of `shifted` hold n.
-inline F scale_by_power(F p, F shifted) {
-    return _mm512_castsi512_ps(
-        _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+// x less the nearest whole number n, which `power` keeps for scale_by_power: p * 2**n.
+inline F split(F x, F& power) {
+    F rest = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT);
+    power = sub(x, rest);
+    return rest;
 }
+inline F scale_by_power(F p, F power) { return _mm512_scalef_ps(p, power); }
 // The low bytes of rounded values that lie within +-127.
 inline void store_codes(int8_t* p, F v, uint8_t offset) {
     __m128i codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));

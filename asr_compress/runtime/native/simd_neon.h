@@ -43,6 +43,7 @@ inline F mul(const F& a, const F& b) { return parts<F>([&](int i) { return vmulq
 inline F multiply_add(const F& a, const F& b, const F& c) {
     return parts<F>([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
 }
+inline F about_multiply_add(const F& a, const F& b, const F& c) { return multiply_add(a, b, c); }
 inline F reciprocal(const F& a) { return parts<F>([&](int i) { return vdivq_f32(vdupq_n_f32(1.0f), a.v[i]); }); }
 inline F div(const F& a, const F& b) { return parts<F>([&](int i) { return vdivq_f32(a.v[i], b.v[i]); }); }
 inline F min(const F& a, const F& b) { return parts<F>([&](int i) { return vminq_f32(a.v[i], b.v[i]); }); }
@@ -57,10 +58,15 @@ inline I load_i(const int32_t* p) { return parts<I>([&](int i) { return vld1q_s3
 inline I splat_i(int32_t v) { return parts<I>([&](int) { return vdupq_n_s32(v); }); }
 inline I add_i(const I& a, const I& b) { return parts<I>([&](int i) { return vaddq_s32(a.v[i], b.v[i]); }); }
 inline F to_float(const I& a) { return parts<F>([&](int i) { return vcvtq_f32_s32(a.v[i]); }); }
-inline F scale_by_power(const F& p, const F& shifted) {
+// Added and subtracted again, 1.5 * 2**23 rounds to whole numbers, half to even; between, the low bits hold them.
+inline F split(const F& x, F& power) {
+    power = add(x, splat(0x1.8p23f));
+    return sub(x, sub(power, splat(0x1.8p23f)));
+}
+inline F scale_by_power(const F& p, const F& power) {
     return parts<F>([&](int i) {
-        int32x4_t power = vshlq_n_s32(vreinterpretq_s32_f32(shifted.v[i]), 23);
-        return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p.v[i]), power));
+        int32x4_t exponent = vshlq_n_s32(vreinterpretq_s32_f32(power.v[i]), 23);
+        return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p.v[i]), exponent));
     });
 }
 inline void store_codes(int8_t* p, const F& v, uint8_t offset) {

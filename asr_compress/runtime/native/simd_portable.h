@@ -34,7 +34,27 @@ inline F splat(float v) { return lanes<F>([&](int) { return v; }); }
 inline F add(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] + b.v[l]; }); }
 inline F sub(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] - b.v[l]; }); }
 inline F mul(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] * b.v[l]; }); }
-inline F multiply_add(const F& a, const F& b, const F& c) { return add(mul(a, b), c); }
+// Rounds once, by the steps of arithmetic.py: the product is exact in double precision, and the sum, where it fell
+// half way between two floats, goes to the side that its own rounding came from.
+inline float multiply_add(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+    return __builtin_fmaf(a, b, c);
+#else
+    double product = static_cast<double>(a) * b, sum = product + c;
+    uint64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    if ((bits & 0x1FFFFFFF) == 0x10000000) {
+        double added = sum - product, lost = (product - (sum - added)) + (c - added);
+        if (lost != 0) bits += (lost > 0) == (sum > 0) ? 1 : -1;
+        memcpy(&sum, &bits, sizeof sum);
+    }
+    return static_cast<float>(sum);
+#endif
+}
+inline F multiply_add(const F& a, const F& b, const F& c) {
+    return lanes<F>([&](int l) { return multiply_add(a.v[l], b.v[l], c.v[l]); });
+}
+inline F about_multiply_add(const F& a, const F& b, const F& c) { return add(mul(a, b), c); }  // rounds twice
 inline F reciprocal(const F& a) { return lanes<F>([&](int l) { return 1.0f / a.v[l]; }); }
 inline F div(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] / b.v[l]; }); }
 inline F min(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] < b.v[l] ? a.v[l] : b.v[l]; }); }
@@ -51,11 +71,16 @@ inline I load_i(const int32_t* p) { return lanes<I>([&](int l) { return p[l]; })
 inline I splat_i(int32_t v) { return lanes<I>([&](int) { return v; }); }
 inline I add_i(const I& a, const I& b) { return lanes<I>([&](int l) { return a.v[l] + b.v[l]; }); }
 inline F to_float(const I& a) { return lanes<F>([&](int l) { return static_cast<float>(a.v[l]); }); }
-inline F scale_by_power(const F& p, const F& shifted) {
-    uint32_t value[16], power[16];
+// Added and subtracted again, 1.5 * 2**23 rounds to whole numbers, half to even; between, the low bits hold them.
+inline F split(const F& x, F& power) {
+    power = add(x, splat(0x1.8p23f));
+    return sub(x, sub(power, splat(0x1.8p23f)));
+}
+inline F scale_by_power(const F& p, const F& power) {
+    uint32_t value[16], exponent[16];
     memcpy(value, p.v, sizeof value);
-    memcpy(power, shifted.v, sizeof power);
-    for (int l = 0; l < 16; l++) value[l] += power[l] << 23;
+    memcpy(exponent, power.v, sizeof exponent);
+    for (int l = 0; l < 16; l++) value[l] += exponent[l] << 23;
     F result;
     memcpy(result.v, value, sizeof value);
     return result;
