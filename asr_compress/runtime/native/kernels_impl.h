@@ -509,6 +509,61 @@ void block_int4(const BlockInt4& w, const Codes& x, const Output& out) {
     each<kRows>(w.strips, tiles, out.backwards, BlockInt4Tile{w, x, out, quads});
 }
 
+constexpr int kGroupOctets = 4;  // as groups have them unless a format says otherwise: their loop unrolls
+
+inline int octets_of(const GroupInt4& w, int group) {
+    int left = w.octets - group * w.group_octets;
+    return left < w.group_octets ? left : w.group_octets;
+}
+
+// One row alone. Taking nibbles apart is then most of the work, so high ones are summed apart, where they are.
+struct GroupInt4Row {
+    static constexpr int strips = strips_for(3);  // each has two sums of the group and a total
+    const GroupInt4 w;
+    const Codes x;
+    const Output out;
+
+    template <int ROWS>
+    void run(int panel, int row) const {
+        for (int strip = 0; strip < kStrips; strip += strips) down(panel, strip, row);
+    }
+
+    void down(int panel, int strip, int row) const {
+        const uint8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.octets * kStrips + strip) * kTileBytes;
+        const uint8_t* multipliers = w.multipliers + (static_cast<size_t>(panel) * w.groups * kStrips + strip) * kLanes;
+        const int32_t* sums = x.sums + static_cast<size_t>(row) * w.groups;
+        const int8_t* quad = x.codes + static_cast<size_t>(row) * x.stride;
+        I total[strips][1], low[strips], high[strips];
+        UNROLL for (int s = 0; s < strips; s++) total[s][0] = splat_i(0);
+        auto octet = [&]() __attribute__((always_inline)) {
+            Quad even = load_quad(quad), odd = load_quad(quad + kQuad);
+            UNROLL for (int s = 0; s < strips; s++) {
+                Tile both = load_tile(tile + s * kTileBytes);
+                low[s] = dot_unsigned(low[s], even, low_nibbles(both));
+                high[s] = dot_unsigned(high[s], odd, high_scaled(both));
+            }
+            quad += 2 * kQuad;
+            tile += kStrips * kTileBytes;
+        };
+        for (int group = 0; group < w.groups; group++, multipliers += kPanelRows) {
+            UNROLL for (int s = 0; s < strips; s++) low[s] = splat_i(sums[group]), high[s] = splat_i(0);
+            int octets = octets_of(w, group);
+            if (octets == kGroupOctets) {
+                UNROLL for (int k = 0; k < kGroupOctets; k++) octet();
+            } else {
+                for (int k = octets; k > 0; k--) octet();
+            }
+            UNROLL for (int s = 0; s < strips; s++)
+                total[s][0] = add_scaled(total[s][0], add_i(low[s], unscaled(high[s])),
+                                         load_multipliers(multipliers + s * kLanes));
+        }
+        UNROLL for (int s = 0; s < strips; s++) {
+            int start = panel * kPanelRows + (strip + s) * kLanes;
+            finish(total[s], x, w.scales + start, out, row, start, w.rows);
+        }
+    }
+};
+
 struct GroupInt4Tile {
     const GroupInt4 w;
     const Codes x;
@@ -536,8 +591,7 @@ struct GroupInt4Tile {
                 I start = splat_i(x.sums[static_cast<size_t>(first + r) * w.groups + group]);
                 UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = start;
             }
-            int left = w.octets - group * w.group_octets;
-            for (int k = left < w.group_octets ? left : w.group_octets; k > 0; k--) {
+            for (int k = octets_of(w, group); k > 0; k--) {
                 step(sum, quad, tile);
                 quad += 2 * ROWS * kQuad;
                 tile += kStrips * kTileBytes;
@@ -592,6 +646,7 @@ inline void sum_groups(const GroupInt4& w, const Codes& x) {
 void group_int4(const GroupInt4& w, const Codes& x, const Output& out) {
     sum_groups(w, x);
     Tiles tiles(x.count, kDenseRows);
+    if (x.count <= 1) return each<1>(w.panels, tiles, out.backwards, GroupInt4Row{w, x, out});
     pack(x, tiles, static_cast<size_t>(w.octets) * 2);
     each<kDenseRows>(w.panels, tiles, out.backwards, GroupInt4Tile{w, x, out});
 }

@@ -121,6 +121,8 @@ inline Tile low_nibbles(Tile w) {
 inline Tile high_nibbles(Tile w) {
     return low_nibbles({_mm256_srli_epi16(w.a, 4), _mm256_srli_epi16(w.b, 4)});
 }
+inline Tile high_scaled(Tile w) { return high_nibbles(w); }
+inline I unscaled(I sum) { return sum; }
 // Two's complement nibbles, by a table of sixteen bytes.
 inline Tile low_signed(Tile w) {
     __m256i values = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));

@@ -87,6 +87,9 @@ inline I add_scaled(I total, I sum, Multipliers factor) {
 }
 inline Tile low_nibbles(Tile w) { return _mm512_and_si512(w, _mm512_set1_epi8(0x0F)); }
 inline Tile high_nibbles(Tile w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(0x0F)); }
+// High nibbles where they are, 16 times their value, which unscaled takes off a sum: an operation less for each.
+inline Tile high_scaled(Tile w) { return _mm512_and_si512(w, _mm512_set1_epi8(static_cast<char>(0xF0))); }
+inline I unscaled(I sum) { return _mm512_srai_epi32(sum, 4); }
 // Two's complement nibbles, left in the upper half of each byte: 16 times their value, which signed_sum takes off.
 inline Tile low_signed(Tile w) {
     return _mm512_and_si512(_mm512_slli_epi16(w, 4), _mm512_set1_epi8(static_cast<char>(0xF0)));

@@ -108,6 +108,8 @@ inline Tile low_nibbles(const Tile& w) {
 inline Tile high_nibbles(const Tile& w) {
     return parts<Tile>([&](int i) { return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(w.v[i]), 4)); });
 }
+inline Tile high_scaled(const Tile& w) { return high_nibbles(w); }
+inline I unscaled(const I& sum) { return sum; }
 // Two's complement nibbles.
 inline Tile low_signed(const Tile& w) {
     return parts<Tile>([&](int i) { return vshrq_n_s8(vshlq_n_s8(w.v[i], 4), 4); });

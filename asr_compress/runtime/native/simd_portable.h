@@ -127,6 +127,8 @@ inline Tile bytes(Operation operation) {
 }
 inline Tile low_nibbles(const Tile& w) { return bytes([&](int i) { return w.v[i] & 0x0F; }); }
 inline Tile high_nibbles(const Tile& w) { return bytes([&](int i) { return (w.v[i] >> 4) & 0x0F; }); }
+inline Tile high_scaled(const Tile& w) { return high_nibbles(w); }
+inline I unscaled(const I& sum) { return sum; }
 // Two's complement nibbles.
 inline Tile low_signed(const Tile& w) { return bytes([&](int i) { return ((w.v[i] & 15) ^ 8) - 8; }); }
 inline Tile high_signed(const Tile& w) { return bytes([&](int i) { return w.v[i] >> 4; }); }
