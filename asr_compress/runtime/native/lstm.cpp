@@ -58,6 +58,9 @@ public:
         work.all_gates = scratch.take<float>(4 * hidden_);
         for (const Run& run : constant_runs_)
             std::copy_n(d_.constant_values.data() + run.from, run.count, work.all_gates + run.to);
+        // The outputs of the step before: in the state at first, then where they were put out.
+        const float* before[kMaxBatch];
+        std::copy_n(state, u.count, before);
         for (size_t step = from; step < to;) {
             size_t active = active_at(u, step);
             if (active == 0) break;
@@ -72,10 +75,12 @@ public:
             const float* inputs = work.inputs;
             for (; step < end; step++) {
                 size_t n = active_at(u, step);
-                advance(kernels, u, out_stride, step, n, inputs, state, work, scratch);
+                advance(kernels, u, out_stride, step, n, inputs, before, state, work, scratch);
                 inputs += n * stride_;
             }
         }
+        for (int i = 0; i < u.count; i++)
+            if (before[i] != state[i]) std::copy_n(before[i], outputs_, state[i]);
     }
 
 private:
@@ -117,15 +122,14 @@ private:
         return d_.reverse ? u.out_length[i] - 1 - step : step;
     }
 
-    // One step of the first n utterances.
+    // One step of the first n utterances. `state` holds their cells; its outputs are brought up to date by `run`.
     void advance(const Kernels& kernels, const Utterances& u, size_t out_stride, size_t step, size_t n,
-                 const float* inputs, float* const* state, const Work& work, Scratch& scratch) const {
+                 const float* inputs, const float** before, float* const* state, const Work& work,
+                 Scratch& scratch) const {
         // Every second step visits the weights from the other end: what the step before read last is still in the
         // nearer caches, even where the whole map does not fit them.
         bool backwards = step % 2;
-        const float* rows[kMaxBatch];
-        for (size_t i = 0; i < n; i++) rows[i] = state[i];
-        d_.recurrent_map->product(kernels, rows, static_cast<int>(n),
+        d_.recurrent_map->product(kernels, before, static_cast<int>(n),
                                   Output{work.gates, stride_, inputs, stride_, backwards}, scratch);
         for (size_t i = 0; i < n; i++) {
             const float* gates = work.gates + i * stride_;
@@ -133,17 +137,22 @@ private:
                 for (const Run& run : live_runs_) std::copy_n(gates + run.from, run.count, work.all_gates + run.to);
                 gates = work.all_gates;
             }
-            float* h = d_.projection ? work.hidden + i * hidden_ : state[i];
+            float* h = d_.projection ? work.hidden + i * hidden_ : put_out(u, out_stride, i, step);
             kernels.lstm_cell(gates, hidden_, state[i] + outputs_, h);
-            rows[i] = h;
+            before[i] = h;
         }
-        if (d_.projection) {
-            d_.projection->product(kernels, rows, static_cast<int>(n),
-                                   Output{work.projected, outputs_, nullptr, 0, backwards}, scratch);
-            for (size_t i = 0; i < n; i++) std::copy_n(work.projected + i * outputs_, outputs_, state[i]);
+        if (!d_.projection) return;
+        d_.projection->product(kernels, before, static_cast<int>(n),
+                               Output{work.projected, outputs_, nullptr, 0, backwards}, scratch);
+        for (size_t i = 0; i < n; i++) {
+            float* y = put_out(u, out_stride, i, step);
+            std::copy_n(work.projected + i * outputs_, outputs_, y);
+            before[i] = y;
         }
-        for (size_t i = 0; i < n; i++)
-            std::copy_n(state[i], outputs_, u.out[i] + (frame_of(u, i, step) - u.out_first) * out_stride);
+    }
+
+    float* put_out(const Utterances& u, size_t out_stride, size_t i, size_t step) const {
+        return u.out[i] + (frame_of(u, i, step) - u.out_first) * out_stride;
     }
 
     Direction d_;
