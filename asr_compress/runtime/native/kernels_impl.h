@@ -172,6 +172,11 @@ void quantize(const float* x, size_t cols, float fixed_scale, uint8_t offset, in
     }
     F inverse = splat(1.0f / *scale);
     size_t i = 0;
+    for (; i + 4 * kLanes <= cols; i += 4 * kLanes) {
+        F scaled[4];
+        UNROLL for (int n = 0; n < 4; n++) scaled[n] = within(mul(load(x + i + n * kLanes), inverse), kCodeMax);
+        store_codes(codes + i, scaled, offset);
+    }
     for (; i + kLanes <= cols; i += kLanes)
         store_codes(codes + i, within(mul(load(x + i), inverse), kCodeMax), offset);
     int8_t last[kLanes];

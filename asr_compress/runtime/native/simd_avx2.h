@@ -81,6 +81,9 @@ inline void store_codes(int8_t* p, F v, uint8_t offset) {
     __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(codes, _mm_set1_epi8(static_cast<char>(offset))));
 }
+inline void store_codes(int8_t* p, const F (&v)[4], uint8_t offset) {
+    for (int n = 0; n < 4; n++) store_codes(p + 16 * n, v[n], offset);
+}
 
 inline Tile load_tile(const void* p) {
     auto bytes = static_cast<const char*>(p);

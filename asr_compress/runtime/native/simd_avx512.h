@@ -58,6 +58,15 @@ inline void store_codes(int8_t* p, F v, uint8_t offset) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(codes, _mm_set1_epi8(static_cast<char>(offset))));
 }
 
+// Sixty-four of them: packing works within quarters of 128 bits, and the permutation puts the quarters in order.
+inline void store_codes(int8_t* p, const F (&v)[4], uint8_t offset) {
+    I low = _mm512_packs_epi32(_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]));
+    I high = _mm512_packs_epi32(_mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3]));
+    I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    I codes = _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high));
+    _mm512_storeu_si512(p, _mm512_xor_si512(codes, _mm512_set1_epi8(static_cast<char>(offset))));
+}
+
 inline Tile load_tile(const void* p) { return _mm512_load_si512(p); }
 inline Quad load_quad(const int8_t* p) {
     int32_t v;

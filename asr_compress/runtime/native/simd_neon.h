@@ -75,6 +75,9 @@ inline void store_codes(int8_t* p, const F& v, uint8_t offset) {
     int8x16_t codes = vcombine_s8(vmovn_s16(low), vmovn_s16(high));
     vst1q_s8(p, veorq_s8(codes, vdupq_n_s8(static_cast<int8_t>(offset))));
 }
+inline void store_codes(int8_t* p, const F (&v)[4], uint8_t offset) {
+    for (int n = 0; n < 4; n++) store_codes(p + 16 * n, v[n], offset);
+}
 
 inline Tile load_tile(const void* p) {
     auto bytes = static_cast<const int8_t*>(p);

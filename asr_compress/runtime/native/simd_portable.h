@@ -94,6 +94,9 @@ inline void store_codes(int8_t* p, const F& v, uint8_t offset) {
         p[l] = static_cast<int8_t>(static_cast<uint8_t>(bits) ^ offset);
     }
 }
+inline void store_codes(int8_t* p, const F (&v)[4], uint8_t offset) {
+    for (int n = 0; n < 4; n++) store_codes(p + 16 * n, v[n], offset);
+}
 
 inline Tile load_tile(const void* p) {
     Tile result;
