@@ -39,9 +39,8 @@ public:
 
     size_t scratch_bytes() const {
         constexpr int batch = kMaxBatch, rows = kInputRows + kMaxBatch;
-        size_t total = scratch_for<float>(rows * stride_) + scratch_for<float>(batch * stride_);
-        total += scratch_for<float>(batch * hidden_) + scratch_for<float>(batch * outputs_);
-        total += scratch_for<float>(4 * hidden_);
+        size_t total = scratch_for<float>(rows * stride_) + scratch_for<float>(batch * hidden_) +
+                       scratch_for<float>(batch * outputs_) + scratch_for<float>(4 * hidden_);
         size_t products = std::max(d_.input_map->scratch_bytes(rows), d_.recurrent_map->scratch_bytes(batch));
         return total + (d_.projection ? std::max(products, d_.projection->scratch_bytes(batch)) : products);
     }
@@ -51,8 +50,7 @@ public:
              float* const* state, Scratch& scratch) const {
         Scratch::Frame frame(scratch);
         Work work;
-        work.inputs = scratch.take<float>((kInputRows + kMaxBatch) * stride_);
-        work.gates = scratch.take<float>(kMaxBatch * stride_);
+        work.gates = scratch.take<float>((kInputRows + kMaxBatch) * stride_);
         work.hidden = scratch.take<float>(kMaxBatch * hidden_);
         work.projected = scratch.take<float>(kMaxBatch * outputs_);
         work.all_gates = scratch.take<float>(4 * hidden_);
@@ -71,12 +69,12 @@ public:
                 for (size_t i = 0; i < n; i++)
                     pointers[rows++] = u.in[i] + (frame_of(u, i, end) - u.in_first) * inputs();
             d_.input_map->product(kernels, pointers, static_cast<int>(rows),
-                                  Output{work.inputs, stride_, d_.bias.data(), 0, false}, scratch);
-            const float* inputs = work.inputs;
+                                  Output{work.gates, stride_, d_.bias.data(), 0, false}, scratch);
+            float* gates = work.gates;
             for (; step < end; step++) {
                 size_t n = active_at(u, step);
-                advance(kernels, u, out_stride, step, n, inputs, before, state, work, scratch);
-                inputs += n * stride_;
+                advance(kernels, u, out_stride, step, n, gates, before, state, work, scratch);
+                gates += n * stride_;
             }
         }
         for (int i = 0; i < u.count; i++)
@@ -85,7 +83,7 @@ public:
 
 private:
     struct Work {
-        float *inputs, *gates, *hidden, *projected, *all_gates;
+        float *gates, *hidden, *projected, *all_gates;
     };
     struct Run {
         size_t from, to, count;
@@ -122,17 +120,18 @@ private:
         return d_.reverse ? u.out_length[i] - 1 - step : step;
     }
 
-    // One step of the first n utterances. `state` holds their cells; its outputs are brought up to date by `run`.
+    // One step of the first n utterances. `rows` hold what the inputs give the gates; the rest is added in place, which
+    // keeps a line of it in the nearest cache from one to the other. `state` holds their cells; its outputs are brought up to date by `run`.
     void advance(const Kernels& kernels, const Utterances& u, size_t out_stride, size_t step, size_t n,
-                 const float* inputs, const float** before, float* const* state, const Work& work,
+                 float* rows, const float** before, float* const* state, const Work& work,
                  Scratch& scratch) const {
         // Every second step visits the weights from the other end: what the step before read last is still in the
         // nearer caches, even where the whole map does not fit them.
         bool backwards = step % 2;
         d_.recurrent_map->product(kernels, before, static_cast<int>(n),
-                                  Output{work.gates, stride_, inputs, stride_, backwards}, scratch);
+                                  Output{rows, stride_, rows, stride_, backwards}, scratch);
         for (size_t i = 0; i < n; i++) {
-            const float* gates = work.gates + i * stride_;
+            const float* gates = rows + i * stride_;
             if (!constant_runs_.empty()) {
                 for (const Run& run : live_runs_) std::copy_n(gates + run.from, run.count, work.all_gates + run.to);
                 gates = work.all_gates;
