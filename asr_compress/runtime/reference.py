@@ -90,12 +90,19 @@ def _(layer: Conv, x: np.ndarray, state: State, final: bool) -> tuple[np.ndarray
     span = dilation * (kernel - 1) + 1
     windows, state = _windows(x, state, span, layer.stride[0], layer.padding[0], final)
     taps = windows[:, ::dilation]
+    # All that an output frame reads has one scale, so that it is quantized once for all bins of output.
+    quantized = layer.map.quantized_input(taps.reshape(taps.shape[0], kernel * x.shape[1]))
     y = np.empty((taps.shape[0], layer.out_bins * layer.map.shape[0]), np.float32)
     frame_bytes = layer.out_bins * layer.map.shape[1] * 4
     block = max(1, _PATCH_BLOCK_BYTES // max(frame_bytes, 1))
     for begin in range(0, taps.shape[0], block):
-        patches = _patches(layer, taps[begin : begin + block])
-        y[begin : begin + block] = (layer.map.product(patches) + layer.bias).reshape(-1, y.shape[1])
+        part = slice(begin, begin + block)
+        if quantized is None:
+            products = layer.map.product(_patches(layer, taps[part]))
+        else:
+            codes, scales = quantized[0][part].reshape(taps[part].shape), quantized[1][part]
+            products = layer.map.product_of_codes(_patches(layer, codes), np.repeat(scales, layer.out_bins))
+        y[part] = (products + layer.bias).reshape(-1, y.shape[1])
     return y, state
 
 
@@ -172,12 +179,12 @@ def window_frames(
 
 
 def _patches(layer: Conv, taps: np.ndarray) -> np.ndarray:
-    """float32 (frames, kernel_time, bins * channels) -> (frames * out_bins, columns of the map)."""
+    """(frames, kernel_time, bins * channels) of any type -> (frames * out_bins, columns of the map)."""
     frames, times, _ = taps.shape
     kernel, stride, dilation = layer.kernel[1], layer.stride[1], layer.dilation[1]
     left = layer.padding[1]
     length = (layer.out_bins - 1) * stride + dilation * (kernel - 1) + 1
-    padded = np.zeros((frames, times, max(length, left + layer.bins), layer.in_channels), np.float32)
+    padded = np.zeros((frames, times, max(length, left + layer.bins), layer.in_channels), taps.dtype)
     padded[:, :, left : left + layer.bins] = taps.reshape(frames, times, layer.bins, layer.in_channels)
     bins = np.arange(layer.out_bins)[:, None] * stride + np.arange(kernel) * dilation
     patches = padded[:, :, bins]  # (frames, times, out_bins, kernel, channels)

@@ -229,13 +229,13 @@ def distillation(base: Base) -> Study:
         "frame KL, all frames": {"distillation": {"blank_weight": 1.0}},
         "frame KL, blanks masked": {"distillation": {"blank_weight": 0.0}},
         "frame KL, blanks 0.1, window 1": {"distillation": {"blank_weight": 0.1, "window": 1}},
-        "frame KL, temperature 2": {"distillation": {"blank_weight": 0.1, "window": 1, "temperature": 2.0}},
-        "softmax L2": {"distillation": {"loss": "l2", "blank_weight": 0.1, "window": 1}},
         "teacher only, no transcripts": {"distillation": {"hard": 0.0, "blank_weight": 1.0}},
         "N-best sequences": {"sequence_distillation": {}},
-        "guided spikes": {"guided_ctc": {}},
         "hidden regression": {"hidden_regression": {}},
+        "guided spikes": {"guided_ctc": {}},
         "intermediate CTC, no teacher": {"intermediate_ctc": {}},
+        "softmax L2": {"distillation": {"loss": "l2", "blank_weight": 0.1, "window": 1}},
+        "frame KL, temperature 2": {"distillation": {"blank_weight": 0.1, "window": 1, "temperature": 2.0}},
     }
     trials = [Trial(alone, [{"training": training}], student=STUDENT)]
     trials += [

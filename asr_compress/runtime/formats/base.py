@@ -54,6 +54,17 @@ class WeightFormat(ABC):
         A row's result does not depend on the other rows.
         """
 
+    def quantized_input(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """What the format meets of float32 (n, any width): int8 (n, width) and float32 (n,) scales; None: x itself."""
+        return None
+
+    def product_of_codes(self, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        """`product` of rows that are quantized already: int8 (n, cols) and float32 (n,) scales -> float32 (n, rows).
+
+        Only of formats whose `quantized_input` is not None.
+        """
+        raise NotImplementedError(f"{self.kind} meets activations in float")
+
     @abstractmethod
     def tensors(self) -> dict[str, np.ndarray]:
         """What a file stores, by name."""
@@ -150,13 +161,14 @@ class IntegerFormat(WeightFormat):
         return (codes.astype(self._exact.dtype) @ self._exact).astype(np.int32)
 
     def quantized_input(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float32 (n, cols) -> int8 (n, cols) and float32 (n,) scales."""
         if self.input_scale is None:
             return arithmetic.quantize_rows(x)
         return arithmetic.quantize_static(x, self.input_scale)
 
     def product(self, x: np.ndarray) -> np.ndarray:
-        codes, scales = self.quantized_input(checked_input(x, self.shape[1]))
+        return self.product_of_codes(*self.quantized_input(checked_input(x, self.shape[1])))
+
+    def product_of_codes(self, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
         return arithmetic.dequantize(self.sums(codes), scales, self.scales)
 
 

@@ -65,6 +65,12 @@ class LowRank(WeightFormat):
     def product(self, x: np.ndarray) -> np.ndarray:
         return self.left.product(self.right.product(x))
 
+    def quantized_input(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        return self.right.quantized_input(x)
+
+    def product_of_codes(self, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        return self.left.product(self.right.product_of_codes(codes, scales))
+
     @property
     def macs(self) -> int:
         return self.left.macs + self.right.macs

@@ -105,6 +105,9 @@ struct MelBank {
     size_t scratch() const { return kLanes * (3 * fft_length + bins); }  // numbers that log_mel works on
 };
 
+// The activation scale of a row whose largest magnitude that is.
+inline float scale_of(float largest) { return largest < 0x1p-100f ? 1.0f : largest * (1.0f / 127.0f); }
+
 struct Kernels {
     const char* name;
     // int8 kernels take activation codes XOR this: 0x80 turns int8 into uint8 with zero point 128, which vpdpbusd wants.
@@ -113,6 +116,7 @@ struct Kernels {
     // Quantize one row as arithmetic.quantize_rows (fixed_scale == 0) or quantize_static; pads with zeros to `padded`.
     void (*quantize)(const float* x, size_t cols, float fixed_scale, uint8_t offset, int8_t* codes, size_t padded,
                      float* scale);
+    float (*largest)(const float* x, size_t cols);  // magnitude
     void (*dense_int8)(const DenseInt8&, const Codes&, const Output&);
     void (*block_int8)(const BlockInt8&, const Codes&, const Output&);
     void (*group_int4)(const GroupInt4&, const Codes&, const Output&);  // codes without offset

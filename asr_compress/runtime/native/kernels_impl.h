@@ -17,7 +17,6 @@ using namespace asr;
 
 constexpr float kExpLimit = 29.0f;
 constexpr float kLog2E = 1.44269504f;
-constexpr float kNearlyZero = 0x1p-100f;
 constexpr float kCodeMax = 127.0f;
 constexpr size_t kNearBytes = 512 * 1024;  // weights up to here stay in the second-level cache
 
@@ -150,7 +149,7 @@ void clamp(const float* x, size_t count, float low, float high, float* y) {
 }
 
 // The largest magnitude. Four at once, because each alone waits for the comparison before.
-inline float largest(const float* x, size_t cols) {
+float largest(const float* x, size_t cols) {
     F most[4];
     UNROLL for (int n = 0; n < 4; n++) most[n] = splat(0.0f);
     size_t i = 0;
@@ -167,8 +166,7 @@ void quantize(const float* x, size_t cols, float fixed_scale, uint8_t offset, in
     if (fixed_scale > 0) {
         *scale = fixed_scale;
     } else {
-        float top = largest(x, cols);
-        *scale = top < kNearlyZero ? 1.0f : top * (1.0f / kCodeMax);
+        *scale = scale_of(largest(x, cols));
     }
     F inverse = splat(1.0f / *scale);
     size_t i = 0;
@@ -752,7 +750,7 @@ int32_t probe_int8(size_t dots, size_t* macs) {
 namespace {
 
 constexpr Kernels table(const char* name) {
-    return {name,      kCodeOffset, quantize,  dense_int8, block_int8,  group_int4,   block_int4,    dense_f32,
+    return {name,      kCodeOffset, quantize,  largest,     dense_int8, block_int8,  group_int4,   block_int4,    dense_f32,
             lstm_cell, layer_norm,  normalize, clamp,      add_product, cell_forward, cell_backward, log_mel,
             probe_read, probe_int8};
 }

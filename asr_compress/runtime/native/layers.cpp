@@ -150,11 +150,17 @@ public:
     size_t before() const override { return s_.dilation_time * (s_.kernel_time - 1) / 2; }
     size_t span() const override { return s_.dilation_time * (s_.kernel_time - 1) + 1; }
     size_t scratch_bytes() const override {
-        return scratch_for<float>(product_of(kRows, static_cast<size_t>(map_->cols))) + map_->scratch_bytes(kRows);
+        size_t cols = static_cast<size_t>(map_->cols), window = product_of(s_.kernel_time, inputs);
+        size_t floats = scratch_for<float>(product_of(kRows, cols));
+        size_t codes = scratch_for<int8_t>(product_of(kRows, cols + 8)) + scratch_for<int8_t>(window) +
+                       scratch_for<float>(kRows);
+        return std::max(floats, codes) + map_->scratch_bytes(kRows);
     }
 
     void run(const Kernels& kernels, int, const Utterances& u, size_t from, size_t to, float* const*,
              Scratch& scratch) const override {
+        if (const Map::Quantization* quantization = map_->quantization())
+            return run_quantized(kernels, *quantization, u, from, to, scratch);
         Scratch::Frame frame(scratch);
         size_t cols = static_cast<size_t>(map_->cols), rows = static_cast<size_t>(map_->rows), bins = out_bins(s_);
         float* patches = scratch.take<float>(kRows * cols);
@@ -165,46 +171,107 @@ public:
             size_t total = (end - from) * bins;
             for (size_t start = 0; start < total; start += kRows) {
                 size_t n = std::min(kRows, total - start);
-                for (size_t p = 0; p < n; p++)
-                    patch(u, i, from + (start + p) / bins, (start + p) % bins, patches + p * cols);
+                for (size_t p = 0; p < n; p++) {
+                    auto frame_at = [&](size_t tap) { return tapped(u, i, from + (start + p) / bins, tap); };
+                    patch(frame_at, (start + p) % bins, 0.0f, patches + p * cols);
+                }
                 affine(kernels, *map_, bias_, patches, n, out + start * rows, false, scratch);
             }
         }
     }
 
 private:
+    // All that an output frame reads has one scale, so that it is quantized once for all bins of output.
+    void run_quantized(const Kernels& kernels, const Map::Quantization& quantization, const Utterances& u, size_t from,
+                       size_t to, Scratch& scratch) const {
+        Scratch::Frame frame(scratch);
+        const auto [input_scale, offset, stride] = quantization;
+        const int8_t zero = static_cast<int8_t>(offset);
+        size_t rows = static_cast<size_t>(map_->rows), bins = out_bins(s_);
+        int8_t* patches = scratch.take<int8_t>(kRows * stride);
+        int8_t* window = scratch.take<int8_t>(s_.kernel_time * inputs);
+        float* scales = scratch.take<float>(kRows);
+        std::fill_n(patches, kRows * stride, zero);  // what lies between the columns and the stride
+        for (int i = 0; i < u.count; i++) {
+            size_t end = std::min(to, u.out_length[i]), filled = 0;
+            if (from >= end) continue;
+            float* out = u.out[i] + (from - u.out_first) * outputs;
+            auto multiply = [&] {
+                map_->product_of_codes(kernels, patches, scales, static_cast<int>(filled),
+                                       Output{out, rows, bias_.data(), 0, false}, scratch);
+                out += filled * rows;
+                filled = 0;
+            };
+            for (size_t t = from; t < end; t++) {
+                float scale = quantized_window(kernels, quantization, u, i, t, window);
+                for (size_t bin = 0; bin < bins; bin++) {
+                    patch([&](size_t tap) { return window + tap * inputs; }, bin, zero, patches + filled * stride);
+                    scales[filled++] = scale;
+                    if (filled == kRows) multiply();
+                }
+            }
+            if (filled) multiply();
+        }
+    }
+
+    // Codes of the frames that output t reads, (kernel_time, inputs), zeros outside of the utterance; their scale.
+    float quantized_window(const Kernels& kernels, const Map::Quantization& quantization, const Utterances& u, int i,
+                           size_t t, int8_t* window) const {
+        float scale = quantization.input_scale;
+        if (scale == 0) {
+            float largest = 0;
+            for (size_t tap = 0; tap < s_.kernel_time; tap++)
+                if (const float* x = tapped(u, i, t, tap)) largest = std::max(largest, kernels.largest(x, inputs));
+            scale = scale_of(largest);
+        }
+        for (size_t tap = 0; tap < s_.kernel_time; tap++, window += inputs) {
+            if (const float* x = tapped(u, i, t, tap))
+                kernels.quantize(x, inputs, scale, quantization.offset, window, inputs, &scale);
+            else
+                std::fill_n(window, inputs, static_cast<int8_t>(quantization.offset));
+        }
+        return scale;
+    }
+
+    // The frame that output t reads at a tap of the kernel; null outside of the utterance.
+    const float* tapped(const Utterances& u, int i, size_t t, size_t tap) const {
+        size_t time = t * s_.stride_time + tap * s_.dilation_time;  // shifted by the padding
+        if (time < before() || time - before() >= u.in_length[i]) return nullptr;
+        return u.in[i] + (time - before() - u.in_first) * inputs;
+    }
+
     static size_t out_bins(const ConvShape& s) { return s.stride_bins ? (s.bins + s.stride_bins - 1) / s.stride_bins : 0; }
 
-    // The inputs of one output position: (kernel_time, kernel_bins, in_channels), zeros outside of the utterance.
-    void patch(const Utterances& u, int i, size_t t, size_t bin, float* to) const {
-        for (size_t kt = 0; kt < s_.kernel_time; kt++) {
-            size_t time = t * s_.stride_time + kt * s_.dilation_time;  // shifted by the padding
-            bool inside = time >= before() && time - before() < u.in_length[i];
-            const float* from = inside ? u.in[i] + (time - before() - u.in_first) * inputs : nullptr;
-            if (inside && s_.dilation_bins == 1) {
-                window(from, bin, to);
+    // The inputs of one output position: (kernel_time, kernel_bins, in_channels). frame_at(tap) may be null, of zeros.
+    template <class T, class FrameAt>
+    void patch(const FrameAt& frame_at, size_t bin, T zero, T* to) const {
+        for (size_t tap = 0; tap < s_.kernel_time; tap++) {
+            const T* from = frame_at(tap);
+            if (from && s_.dilation_bins == 1) {
+                neighbors(from, bin, zero, to);
                 to += s_.kernel_bins * s_.in_channels;
                 continue;
             }
             size_t padding = s_.dilation_bins * (s_.kernel_bins - 1) / 2;
             for (size_t kf = 0; kf < s_.kernel_bins; kf++, to += s_.in_channels) {
                 size_t f = bin * s_.stride_bins + kf * s_.dilation_bins;
-                if (inside && f >= padding && f - padding < s_.bins)
+                if (from && f >= padding && f - padding < s_.bins)
                     std::copy_n(from + (f - padding) * s_.in_channels, s_.in_channels, to);
                 else
-                    std::fill_n(to, s_.in_channels, 0.0f);
+                    std::fill_n(to, s_.in_channels, zero);
             }
         }
     }
 
     // A frame's neighboring bins, which lie side by side, and zeros beyond the first and the last.
-    void window(const float* frame, size_t bin, float* to) const {
+    template <class T>
+    void neighbors(const T* frame, size_t bin, T zero, T* to) const {
         size_t padding = (s_.kernel_bins - 1) / 2, start = bin * s_.stride_bins, end = start + s_.kernel_bins;
         size_t first = std::clamp(padding, start, end), last = std::clamp(s_.bins + padding, first, end);
-        std::fill_n(to, (first - start) * s_.in_channels, 0.0f);
+        std::fill_n(to, (first - start) * s_.in_channels, zero);
         std::copy_n(frame + (first - padding) * s_.in_channels, (last - first) * s_.in_channels,
                     to + (first - start) * s_.in_channels);
-        std::fill_n(to + (last - start) * s_.in_channels, (end - last) * s_.in_channels, 0.0f);
+        std::fill_n(to + (last - start) * s_.in_channels, (end - last) * s_.in_channels, zero);
     }
 
     std::unique_ptr<Map> map_;

@@ -43,34 +43,42 @@ float* panel_scales(WeightMemory& memory, Array<float> scales, int rows, int pan
 class IntegerMap : public Map {
 public:
     IntegerMap(int rows, int cols, float input_scale, uint8_t offset, int groups)
-        : Map(rows, cols), input_scale_(input_scale), offset_(offset), groups_(groups),
-          stride_(static_cast<size_t>(ceil_div(cols, 8)) * 8) {}
+        : Map(rows, cols), quantization_{input_scale, offset, static_cast<size_t>(ceil_div(cols, 8)) * 8},
+          groups_(groups) {}
+    const Quantization* quantization() const override { return &quantization_; }
 
     size_t scratch_bytes(int count) const override {
         size_t n = static_cast<size_t>(count);
-        return 2 * scratch_for<int8_t>(n * stride_) + scratch_for<float>(n) + scratch_for<int32_t>(n * groups_);
+        return 2 * scratch_for<int8_t>(n * quantization_.stride) + scratch_for<float>(n) + scratch_for<int32_t>(n * groups_);
     }
 
     void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
                  Scratch& scratch) const override {
         Scratch::Frame frame(scratch);
         size_t n = static_cast<size_t>(count);
-        int8_t* codes = scratch.take<int8_t>(n * stride_);
+        const auto [input_scale, offset, stride] = quantization_;
+        int8_t* codes = scratch.take<int8_t>(n * stride);
         float* scales = scratch.take<float>(n);
         for (size_t i = 0; i < n; i++)
-            kernels.quantize(x[i], static_cast<size_t>(cols), input_scale_, offset_, codes + i * stride_, stride_,
+            kernels.quantize(x[i], static_cast<size_t>(cols), input_scale, offset, codes + i * stride, stride,
                              scales + i);
+        product_of_codes(kernels, codes, scales, count, out, scratch);
+    }
+
+    void product_of_codes(const Kernels& kernels, const int8_t* codes, const float* scales, int count,
+                          const Output& out, Scratch& scratch) const override {
+        Scratch::Frame frame(scratch);
+        size_t n = static_cast<size_t>(count), stride = quantization_.stride;
         multiply(kernels,
-                 Codes{count, codes, stride_, scales, scratch.take<int8_t>(n * stride_),
+                 Codes{count, codes, stride, scales, scratch.take<int8_t>(n * stride),
                        scratch.take<int32_t>(n * groups_)},
                  out);
     }
 
 private:
     virtual void multiply(const Kernels& kernels, const Codes& x, const Output& out) const = 0;
-    float input_scale_;
-    uint8_t offset_;
-    size_t groups_, stride_;
+    Quantization quantization_;
+    size_t groups_;
 };
 
 template <class Packed, void (*Kernels::*kernel)(const Packed&, const Codes&, const Output&)>
@@ -111,16 +119,30 @@ public:
     }
     void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
                  Scratch& scratch) const override {
+        through(kernels, count, out, scratch, [&](const Output& middle) {
+            right_->product(kernels, x, count, middle, scratch);
+        });
+    }
+    const Quantization* quantization() const override { return right_->quantization(); }
+    void product_of_codes(const Kernels& kernels, const int8_t* codes, const float* scales, int count,
+                          const Output& out, Scratch& scratch) const override {
+        through(kernels, count, out, scratch, [&](const Output& middle) {
+            right_->product_of_codes(kernels, codes, scales, count, middle, scratch);
+        });
+    }
+
+private:
+    // `right` puts the right factor's product where it is told; the left factor meets that.
+    template <class Right>
+    void through(const Kernels& kernels, int count, const Output& out, Scratch& scratch, const Right& right) const {
         Scratch::Frame frame(scratch);
         size_t rank = static_cast<size_t>(right_->rows), n = static_cast<size_t>(count);
         float* middle = scratch.take<float>(n * rank);
         auto rows = scratch.take<const float*>(n);
         for (size_t i = 0; i < n; i++) rows[i] = middle + i * rank;
-        right_->product(kernels, x, count, Output{middle, rank, nullptr, 0, out.backwards}, scratch);
+        right(Output{middle, rank, nullptr, 0, out.backwards});
         left_->product(kernels, rows, count, out, scratch);
     }
-
-private:
     std::unique_ptr<Map> left_, right_;
 };
 

@@ -16,8 +16,19 @@ public:
     // out[n] = x[n] * transpose(map) + add[n] for `count` rows, each `cols` floats at x[n].
     virtual void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
                          Scratch& scratch) const = 0;
-    // Bytes of scratch that product() takes for `count` rows.
+    // Bytes of scratch that either product takes for `count` rows.
     virtual size_t scratch_bytes(int count) const = 0;
+
+    // Of maps that meet activations as int8, dynamically quantized where input_scale is 0.
+    struct Quantization {
+        float input_scale;
+        uint8_t offset;  // XORed to every code
+        size_t stride;   // bytes from row to row of codes: the columns, rounded up
+    };
+    // Null of maps that meet activations in float.
+    virtual const Quantization* quantization() const { return nullptr; }
+    // The product of rows that are quantized already.
+    virtual void product_of_codes(const Kernels&, const int8_t*, const float*, int, const Output&, Scratch&) const {}
 
     const int rows, cols;
 };
