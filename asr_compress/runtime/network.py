@@ -69,6 +69,7 @@ class Conv:
     out_channels). map: (out_channels, kernel_time * kernel_bins * in_channels), a patch in that order.
     bias: float32 (out_channels,). kernel, stride, dilation: (time, bins). Padding is zeros, dilation *
     (kernel - 1) // 2 of them before the first frame (and bin), so that ceil(T / stride) frames come out.
+    Where the map is of integers, all input frames that an output frame reads are quantized with one scale.
     A TDNN layer has bins == 1.
     """
 
