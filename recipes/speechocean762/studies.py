@@ -127,7 +127,7 @@ def low_rank(base: Base) -> Study:
         "joint SVD, maps / 2": {"joint_low_rank": {"ratio": 2.0}},
         "joint SVD, maps / 3.8": {"joint_low_rank": {"ratio": 3.8}},
     }
-    tuned = ("SVD, maps / 3.8", "SVD of outputs, maps / 3.8", "SVD by gate, maps / 3.8", "joint SVD, maps / 3.8")
+    tuned = ("SVD, maps / 3.8", "SVD of outputs, maps / 3.8")
     # Where an energy wants no smaller factors, the map stays whole and the row says so by its size.
     trials = [
         Trial(name, [{"passes": [step]}], listens="outputs" in name, strict=False) for name, step in shapes.items()
@@ -234,8 +234,6 @@ def distillation(base: Base) -> Study:
         "hidden regression": {"hidden_regression": {}},
         "guided spikes": {"guided_ctc": {}},
         "intermediate CTC, no teacher": {"intermediate_ctc": {}},
-        "softmax L2": {"distillation": {"loss": "l2", "blank_weight": 0.1, "window": 1}},
-        "frame KL, temperature 2": {"distillation": {"blank_weight": 0.1, "window": 1, "temperature": 2.0}},
     }
     trials = [Trial(alone, [{"training": training}], student=STUDENT)]
     trials += [
