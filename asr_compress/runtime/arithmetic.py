@@ -81,17 +81,17 @@ def dequantize(sums: NDArray[np.int32], scales: Floats, weight_scales: Floats) -
 def f32_product(x: Floats, weights: Floats) -> Floats:
     """Product of x (n, cols) with float32 weights (rows, cols): float32 (n, rows).
 
-    Columns are added one after the other, product and sum rounded separately: the order does not depend on how
-    many rows are computed together. (`x @ weights.T` equals it to rounding and is much faster.)
+    Columns are added one after the other, each by `multiply_add`: the order does not depend on how many rows are
+    computed together. (`x @ weights.T` equals it to rounding and is much faster.)
     """
     total = np.zeros((x.shape[0], weights.shape[0]), F32)
     for column in range(weights.shape[1]):
-        total += x[:, column, None] * weights[:, column]
+        total = multiply_add(x[:, column, None], weights[:, column], total)
     return total
 
 
-def multiply_add(a: Floats, b: Floats, c: F32) -> Floats:
-    """a * b + c rounded once, as processors do it: float32 in the shape of a and b, for results of normal size.
+def multiply_add(a: Floats, b: Floats, c: Floats | F32) -> Floats:
+    """a * b + c rounded once, as processors do it: float32, shapes broadcast, for results of normal size.
 
     The product is exact in float64. The sum is rounded there and again to float32; the two roundings differ from one
     only where the first ends half way between two float32, and then the way it came from decides.
@@ -101,7 +101,7 @@ def multiply_add(a: Floats, b: Floats, c: F32) -> Floats:
     halfway = (total.view(np.int64) & 0x1FFFFFFF) == 0x10000000
     if halfway.any():
         added = total - product
-        lost = (product - (total - added)) + (np.float64(c) - added)  # exact (Knuth's two-sum)
+        lost = (product - (total - added)) + (c - added)  # exact (Knuth's two-sum)
         total = np.where(halfway & (lost != 0), np.nextafter(total, np.copysign(np.inf, lost)), total)
     return total.astype(F32)
 

@@ -126,6 +126,19 @@ def test_float_products_follow_the_stated_order(rows, cols, count):
         assert np.array_equal(with_set(isa, (layer,)).run_batch([x])[0], expected)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("added", [2.0**-80, 0.0, -(2.0**-80)])
+def test_float_products_round_once(sign, added):
+    """Where rounding to double first and then to float would go the other way."""
+    weights = np.array([[1.0, sign * (1 + 2.0**-12)]] * 17, np.float32)
+    x = np.array([[sign * added, 1 + 2.0**-12]], np.float32)
+    expected = np.float32(sign * (1 + 2.0**-11 + (2.0**-23 if added > 0 else 0)))
+    assert (arithmetic.f32_product(x, weights) == expected).all()
+    layer = Linear(Float32.encode(weights), np.zeros(17, np.float32))
+    for isa in SETS:
+        assert (with_set(isa, (layer,)).run_batch([x])[0] == expected).all()
+
+
 @given(hidden=st.integers(1, 70), scale=st.sampled_from([0.1, 1.0, 10.0, 1000.0]))
 @settings(max_examples=30, deadline=None)
 def test_the_cell_is_arithmetic(hidden, scale):

@@ -18,6 +18,7 @@ using namespace asr;
 constexpr float kExpLimit = 29.0f;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kCodeMax = 127.0f;
+constexpr int kNarrow = 2 * kLanes;
 constexpr size_t kNearBytes = 512 * 1024;  // weights up to here stay in the second-level cache
 
 // exp(x[n] * factor[n]) with x * factor clamped to +-29, for factors that are plus or minus a power of two. Several at
@@ -319,6 +320,8 @@ inline __attribute__((always_inline)) void each_group(int rows, const Body& body
     }
 }
 
+// PACKED: the activations stand side by side, see packed_tile; else row by row.
+template <bool PACKED>
 struct DenseInt8Tile {
     const DenseInt8 w;  // copies, which stay in registers
     const Codes x;
@@ -329,9 +332,9 @@ struct DenseInt8Tile {
         each_group<strips_for(ROWS)>(w.rows - panel * kPanelRows, [&](auto strips, int strip) {
             if constexpr (ROWS > 1 && strips.count == kStrips) {
                 if (const int8_t* ahead = next_panel(panel, first / ROWS))
-                    return down<ROWS, strips.count, true>(panel, strip, first, ahead);
+                    return this->template down<ROWS, strips.count, true>(panel, strip, first, ahead);
             }
-            down<ROWS, strips.count, false>(panel, strip, first, nullptr);
+            this->template down<ROWS, strips.count, false>(panel, strip, first, nullptr);
         });
     }
 
@@ -348,7 +351,8 @@ struct DenseInt8Tile {
     void down(int panel, int strip, int first, const int8_t* ahead) const {
         constexpr int chains = 4 * ROWS * STRIPS <= kSums ? 2 : 1;  // too few sums do not hide the latency
         const int8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.quads * kStrips + strip) * kTileBytes;
-        const int8_t* quad = packed_tile(x, first, ROWS, w.quads);
+        const int8_t* quad = PACKED ? packed_tile(x, first, ROWS, w.quads) : x.codes + first * x.stride;
+        const size_t across = PACKED ? kQuad : x.stride, onward = PACKED ? ROWS * kQuad : kQuad;
         int row = panel * kPanelRows + strip * kLanes;
         I sum[chains][STRIPS][ROWS];
         UNROLL for (int s = 0; s < STRIPS; s++) {
@@ -361,17 +365,17 @@ struct DenseInt8Tile {
         int k = 0;
         for (; k + chains <= w.quads; k += chains) {
             UNROLL for (int chain = 0; chain < chains; chain++) {
-                step(sum[chain], quad, tile);
+                step(sum[chain], quad, across, tile);
                 if constexpr (AHEAD) {
                     __builtin_prefetch(ahead, 0, 2);
                     __builtin_prefetch(ahead + kTileBytes, 0, 2);
                     ahead += 2 * kTileBytes;
                 }
-                quad += ROWS * kQuad;
+                quad += onward;
                 tile += kStrips * kTileBytes;
             }
         }
-        if (chains > 1 && k < w.quads) step(sum[0], quad, tile);
+        if (chains > 1 && k < w.quads) step(sum[0], quad, across, tile);
         UNROLL for (int s = 0; s < STRIPS; s++) {
             if constexpr (chains > 1) {
                 UNROLL for (int r = 0; r < ROWS; r++) sum[0][s][r] = add_i(sum[0][s][r], sum[1][s][r]);
@@ -382,12 +386,12 @@ struct DenseInt8Tile {
     }
 
     template <int ROWS, int STRIPS>
-    static inline __attribute__((always_inline)) void step(I (&sum)[STRIPS][ROWS], const int8_t* quad,
+    static inline __attribute__((always_inline)) void step(I (&sum)[STRIPS][ROWS], const int8_t* quad, size_t across,
                                                            const int8_t* tile) {
         Tile weights[STRIPS];
         UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = load_tile(tile + s * kTileBytes);
         UNROLL for (int r = 0; r < ROWS; r++) {
-            Quad activations = load_quad(quad + r * kQuad);
+            Quad activations = load_quad(quad + r * across);
             UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = dot(sum[s][r], activations, weights[s]);
         }
     }
@@ -395,8 +399,10 @@ struct DenseInt8Tile {
 
 void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
     Tiles tiles(x.count, kDenseRows);
+    // Where few weights meet the activations, as in convolutions, packing would take longer than it saves.
+    if (w.rows <= kNarrow) return each<kDenseRows>(w.panels, tiles, out.backwards, DenseInt8Tile<false>{w, x, out});
     pack(x, tiles, static_cast<size_t>(w.quads));
-    each<kDenseRows>(w.panels, tiles, out.backwards, DenseInt8Tile{w, x, out});
+    each<kDenseRows>(w.panels, tiles, out.backwards, DenseInt8Tile<true>{w, x, out});
 }
 
 struct BlockInt8Tile {
@@ -689,8 +695,7 @@ struct DenseF32Tile {
             UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = load(tile + s * kLanes);
             UNROLL for (int r = 0; r < ROWS; r++) {
                 F value = splat(rows[r][k]);
-                UNROLL for (int s = 0; s < STRIPS; s++)
-                    sum[s][r] = add(sum[s][r], mul(value, weights[s]));
+                UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = multiply_add(value, weights[s], sum[s][r]);
             }
         }
         int row = panel * kPanelRows + strip * kLanes;

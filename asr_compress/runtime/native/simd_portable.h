@@ -34,25 +34,28 @@ inline F splat(float v) { return lanes<F>([&](int) { return v; }); }
 inline F add(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] + b.v[l]; }); }
 inline F sub(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] - b.v[l]; }); }
 inline F mul(const F& a, const F& b) { return lanes<F>([&](int l) { return a.v[l] * b.v[l]; }); }
-// Rounds once, by the steps of arithmetic.py: the product is exact in double precision, and the sum, where it fell
-// half way between two floats, goes to the side that its own rounding came from.
-inline float multiply_add(float a, float b, float c) {
-#ifdef __FP_FAST_FMAF
-    return __builtin_fmaf(a, b, c);
-#else
-    double product = static_cast<double>(a) * b, sum = product + c;
-    uint64_t bits;
-    memcpy(&bits, &sum, sizeof bits);
-    if ((bits & 0x1FFFFFFF) == 0x10000000) {
-        double added = sum - product, lost = (product - (sum - added)) + (c - added);
-        if (lost != 0) bits += (lost > 0) == (sum > 0) ? 1 : -1;
-        memcpy(&sum, &bits, sizeof sum);
-    }
-    return static_cast<float>(sum);
-#endif
-}
+// Rounds once, by the steps of arithmetic.py: the product is exact in double precision, and a sum that fell half way
+// between two floats goes to the side that its own rounding came from. That is rare, so it is looked for in all lanes.
 inline F multiply_add(const F& a, const F& b, const F& c) {
-    return lanes<F>([&](int l) { return multiply_add(a.v[l], b.v[l], c.v[l]); });
+#ifdef __FP_FAST_FMAF
+    return lanes<F>([&](int l) { return __builtin_fmaf(a.v[l], b.v[l], c.v[l]); });
+#else
+    double product[16], sum[16];
+    for (int l = 0; l < 16; l++) product[l] = static_cast<double>(a.v[l]) * b.v[l];
+    for (int l = 0; l < 16; l++) sum[l] = product[l] + c.v[l];
+    uint32_t words[32], halfway = 0;  // of the doubles; compilers know how to compare these side by side
+    memcpy(words, sum, sizeof words);
+    for (int w = 0; w < 32; w++) halfway |= (words[w] & 0x1FFFFFFF) == 0x10000000;
+    for (int l = 0; halfway && l < 16; l++) {
+        uint64_t bits;
+        memcpy(&bits, sum + l, sizeof bits);
+        if ((bits & 0x1FFFFFFF) != 0x10000000) continue;
+        double added = sum[l] - product[l], lost = (product[l] - (sum[l] - added)) + (c.v[l] - added);
+        if (lost != 0) bits += (lost > 0) == (sum[l] > 0) ? 1 : -1;
+        memcpy(sum + l, &bits, sizeof bits);
+    }
+    return lanes<F>([&](int l) { return static_cast<float>(sum[l]); });
+#endif
 }
 inline F about_multiply_add(const F& a, const F& b, const F& c) { return add(mul(a, b), c); }  // rounds twice
 inline F reciprocal(const F& a) { return lanes<F>([&](int l) { return 1.0f / a.v[l]; }); }
