@@ -123,11 +123,12 @@ def low_rank(base: Base) -> Study:
         "SVD, maps / 3.8": {"low_rank": {"ratio": 3.8}},
         "SVD by gate, maps / 3.8": {"low_rank": {"ratio": 3.8, "per_gate": True}},
         "SVD of outputs, maps / 2": {"low_rank": {"ratio": 2.0, "closest": "outputs"}},
+        "SVD of outputs, maps / 3": {"low_rank": {"ratio": 3.0, "closest": "outputs"}},
         "SVD of outputs, maps / 3.8": {"low_rank": {"ratio": 3.8, "closest": "outputs"}},
         "joint SVD, maps / 2": {"joint_low_rank": {"ratio": 2.0}},
         "joint SVD, maps / 3.8": {"joint_low_rank": {"ratio": 3.8}},
     }
-    tuned = ("SVD, maps / 3.8", "SVD of outputs, maps / 3.8")
+    tuned = ("SVD, maps / 3.8", *(f"SVD of outputs, maps / {times}" for times in ("3.8", "3", "2")))
     # Where an energy wants no smaller factors, the map stays whole and the row says so by its size.
     trials = [
         Trial(name, [{"passes": [step]}], listens="outputs" in name, strict=False) for name, step in shapes.items()
@@ -136,7 +137,7 @@ def low_rank(base: Base) -> Study:
     trials += [Trial(f"{name}, trained", [{"passes": [shapes[name]], **TRAIN}], strict=False) for name in tuned]
     pairs = [("SVD of outputs, maps / 3.8", "SVD, maps / 3.8"), ("SVD of outputs, maps / 2", "SVD, maps / 2")]
     pairs += [(f"{name}, trained", CONTROL) for name in tuned]
-    pairs += [(f"{name}, trained", "SVD, maps / 3.8, trained") for name in tuned[1:]]
+    pairs.append(("SVD of outputs, maps / 3.8, trained", "SVD, maps / 3.8, trained"))
     return Study(
         "Low rank",
         "How far can the maps of the LSTMs be factorized, before and after training goes on with the factors? The aim "

@@ -104,13 +104,13 @@ void Model::run_in_order(Workspace& workspace, const Utterances& whole) const {
 }
 
 void Model::run_in_parallel(const Utterances& whole, int threads) const {
-    Pipeline pipeline(kernels_, layers_, whole);
     std::vector<std::unique_ptr<Borrowed>> borrowed;
     std::vector<Scratch*> scratch;
     for (int t = 0; t < threads; t++) {
         borrowed.push_back(std::make_unique<Borrowed>(*this));
         scratch.push_back(&borrowed.back()->workspace->scratch);
     }
+    Pipeline pipeline(kernels_, layers_, whole, scratch.size(), borrowed.front()->workspace->buffers);
     pipeline.run(scratch);
 }
 

@@ -1,5 +1,5 @@
-// One batch on several threads: the directions of a layer side by side, and successive layers on successive pieces of
-// time. What is computed, and in which order within a layer, is the same as on one thread.
+// One batch on several threads: the directions of a layer side by side, layers without a state in several parts of the
+// time, and successive layers on successive pieces of it. What is computed, and in which order within a layer, is the same as on one thread.
 #pragma once
 
 #include <condition_variable>
@@ -15,17 +15,21 @@ namespace asr {
 
 class Pipeline {
 public:
-    Pipeline(const Kernels& kernels, const std::vector<std::unique_ptr<Layer>>& layers, const Utterances& whole);
+    // `buffers` are for the frames between layers, as many as it takes.
+    Pipeline(const Kernels& kernels, const std::vector<std::unique_ptr<Layer>>& layers, const Utterances& whole,
+             size_t threads, std::vector<Buffer>& buffers);
 
     // Works on as many threads as there are scratch memories, this one included.
     void run(const std::vector<Scratch*>& scratch);
 
 private:
-    // One direction of one layer: pieces of time that follow one another.
+    // One direction of one layer, or one part of a layer without a state: pieces of time that follow one another.
     struct Chain {
+        Chain(size_t layer, int direction, size_t from, size_t to)
+            : layer(layer), direction(direction), done(from), to(to) {}
         size_t layer;
         int direction;
-        size_t done = 0;  // output frames of the longest utterance
+        size_t done, to;  // output frames of the longest utterance
         bool running = false;
     };
     struct Stage {
@@ -36,11 +40,12 @@ private:
         std::vector<const float*> in;
         std::vector<size_t> in_length;
         std::unique_ptr<Frames> frames;
-        std::unique_ptr<float[]> memory, state_memory;
+        std::unique_ptr<float[]> state_memory;
         std::unique_ptr<States> states;
         size_t done() const;  // output frames that are complete
     };
 
+    void lay_out(const Utterances& whole, std::vector<Buffer>& buffers);
     void work(Scratch& scratch);
     Chain* next_ready();
     bool ready(const Chain& chain) const;

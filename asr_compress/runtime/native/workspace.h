@@ -30,7 +30,7 @@ class Workspace {
 public:
     explicit Workspace(size_t scratch_bytes) : scratch(scratch_bytes) {}
     Scratch scratch;
-    Buffer buffers[2];
+    std::vector<Buffer> buffers{2};
     Buffer state;
 };
 
