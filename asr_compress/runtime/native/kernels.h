@@ -38,6 +38,7 @@ struct BlockInt8 {
     const BlockStrip* strips;  // [count]
     const uint16_t* quads;     // column of each block, in quads
     const int8_t* tiles;       // [blocks]
+    bool whole;                // all strips have 16 rows
 };
 
 // Two quads share a tile's bytes: the low nibbles are the even quad, the high nibbles the odd one; nibble = code + 8.

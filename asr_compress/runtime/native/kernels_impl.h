@@ -434,8 +434,10 @@ struct BlockInt8Tile {
 };
 
 // One row alone, as a recurrence has it: a strip's few blocks take no longer than the work around them, so that is kept
-// small. Two independent sums are enough, because the processor works on several strips at once.
-inline void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out) {
+// small. Two independent sums are enough, because the processor works on several strips at once. PLAIN: every strip has
+// sixteen rows, and something to be added to.
+template <bool PLAIN>
+void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out) {
     const F scale = splat(x.scales[0]);
     const int8_t* const codes = x.codes;
     float* const y = out.out;
@@ -464,6 +466,10 @@ inline void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out
         if (quad < end) even = dot_tile(even, load_quad(codes + size_t{quad[0]} * kQuad), tile);
         F sum = mul(to_float(add_i(even, odd)), mul(scale, load(strip->scales)));
         size_t row = static_cast<size_t>(strip->row);
+        if constexpr (PLAIN) {
+            store(y + row, add(sum, load(extra + row)));
+            continue;
+        }
         size_t rows = static_cast<size_t>(strip->end) - row;
         if (rows >= kLanes)
             store(y + row, extra ? add(sum, load(extra + row)) : sum);
@@ -473,7 +479,8 @@ inline void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out
 }
 
 void block_int8(const BlockInt8& w, const Codes& x, const Output& out) {
-    if (x.count == 1) return block_int8_row(w, x, out);
+    if (x.count == 1 && w.whole && out.add) return block_int8_row<true>(w, x, out);
+    if (x.count == 1) return block_int8_row<false>(w, x, out);
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
     Tiles tiles(x.count, kRows);
     pack(x, tiles, quads);

@@ -8,6 +8,13 @@
 
 namespace asr {
 
+// All input frames of a batch as codes, for the directions of a layer to share: of utterance u, frame t is at
+// codes[u] + t * stride and has the scale scales[u][t].
+struct SharedCodes {
+    std::vector<const int8_t*> codes;
+    std::vector<const float*> scales;
+};
+
 // Frames of up to kMaxBatch utterances, longest first. in[u] and out[u] are an utterance's first frames. in_first is
 // the number of the frame at in[u] and in_length the number of frames from 0 on that exist: those before
 // in_first are no longer needed, those from in_length on are zeros to the layers that look there.
@@ -19,6 +26,7 @@ struct Utterances {
     float* const* out;         // frame 0 of the output is at out[u]
     const size_t* out_length;  // frames of output in all
     size_t out_first;          // the number of the frame at out[u]
+    const SharedCodes* shared = nullptr;  // `in`, quantized as the layer's shared_quantization says
 };
 
 class Layer {
@@ -33,6 +41,8 @@ public:
     // Floats of recurrent state of one direction of one utterance.
     virtual size_t state_size(int) const { return 0; }
     virtual size_t scratch_bytes() const { return 0; }
+    // How several directions quantize their inputs, if all do it alike.
+    virtual const Map::Quantization* shared_quantization() const { return nullptr; }
     virtual const Map* map() const { return nullptr; }  // of a layer that is one map, for the probes
 
     // How output frames follow from input frames: output t reads inputs [t * stride - before, t * stride - before + span).

@@ -33,6 +33,7 @@ public:
     }
 
     size_t inputs() const { return static_cast<size_t>(d_.input_map->cols); }
+    const Map::Quantization* quantization() const { return d_.input_map->quantization(); }
     size_t outputs() const { return outputs_; }
     bool reverse() const { return d_.reverse; }
     size_t state_size() const { return outputs_ + hidden_; }  // h, then c
@@ -42,6 +43,8 @@ public:
         size_t total = scratch_for<float>(rows * stride_) + scratch_for<float>(batch * hidden_) +
                        scratch_for<float>(batch * outputs_) + scratch_for<float>(4 * hidden_);
         size_t products = std::max(d_.input_map->scratch_bytes(rows), d_.recurrent_map->scratch_bytes(batch));
+        if (const Map::Quantization* quantization = d_.input_map->quantization())
+            total += scratch_for<int8_t>(rows * quantization->stride) + scratch_for<float>(rows);
         return total + (d_.projection ? std::max(products, d_.projection->scratch_bytes(batch)) : products);
     }
 
@@ -63,13 +66,11 @@ public:
             size_t active = active_at(u, step);
             if (active == 0) break;
             size_t end = step, rows = 0;
-            const float* pointers[kInputRows + kMaxBatch];
+            Row of[kInputRows + kMaxBatch];
             for (size_t n = active; end < to && n > 0 && rows + n <= kInputRows + kMaxBatch && rows < kInputRows;
                  end++, n = active_at(u, end))
-                for (size_t i = 0; i < n; i++)
-                    pointers[rows++] = u.in[i] + (frame_of(u, i, end) - u.in_first) * inputs();
-            d_.input_map->product(kernels, pointers, static_cast<int>(rows),
-                                  Output{work.gates, stride_, d_.bias.data(), 0, false}, scratch);
+                for (size_t i = 0; i < n; i++) of[rows++] = {i, frame_of(u, i, end) - u.in_first};
+            from_inputs(kernels, u, of, rows, work.gates, scratch);
             float* gates = work.gates;
             for (; step < end; step++) {
                 size_t n = active_at(u, step);
@@ -88,6 +89,29 @@ private:
     struct Run {
         size_t from, to, count;
     };
+    struct Row {
+        size_t utterance, frame;
+    };
+
+    // What the inputs give the gates, one row after the other.
+    void from_inputs(const Kernels& kernels, const Utterances& u, const Row* rows, size_t count, float* gates,
+                     Scratch& scratch) const {
+        Output out{gates, stride_, d_.bias.data(), 0, false};
+        if (!u.shared) {
+            const float* x[kInputRows + kMaxBatch];
+            for (size_t r = 0; r < count; r++) x[r] = u.in[rows[r].utterance] + rows[r].frame * inputs();
+            return d_.input_map->product(kernels, x, static_cast<int>(count), out, scratch);
+        }
+        Scratch::Frame frame(scratch);
+        size_t stride = quantization()->stride;
+        int8_t* codes = scratch.take<int8_t>(count * stride);
+        float* scales = scratch.take<float>(count);
+        for (size_t r = 0; r < count; r++) {
+            std::memcpy(codes + r * stride, u.shared->codes[rows[r].utterance] + rows[r].frame * stride, stride);
+            scales[r] = u.shared->scales[rows[r].utterance][rows[r].frame];
+        }
+        d_.input_map->product_of_codes(kernels, codes, scales, static_cast<int>(count), out, scratch);
+    }
 
     static void expect(int got, size_t wanted, const char* what) {
         if (static_cast<size_t>(got) != wanted)
@@ -165,6 +189,12 @@ public:
         : Layer(directions.at(0).inputs(), total_outputs(directions)), directions_(std::move(directions)) {
         for (const LSTMDirection& d : directions_)
             if (d.inputs() != inputs) throw std::invalid_argument("the two directions take different inputs");
+    }
+    const Map::Quantization* shared_quantization() const override {
+        const Map::Quantization* one = at(0).quantization();
+        if (directions_.size() < 2 || !one) return nullptr;
+        const Map::Quantization* other = at(1).quantization();
+        return other && *one == *other ? one : nullptr;
     }
     int directions() const override { return static_cast<int>(directions_.size()); }
     bool reverse(int direction) const override { return at(direction).reverse(); }

@@ -295,7 +295,8 @@ std::unique_ptr<Map> pack_block_int8(const Kernels& kernels, WeightMemory& memor
                      strips.count,
                      packed_strips,
                      quads,
-                     tiles};
+                     tiles,
+                     std::all_of(order.begin(), order.end(), [&](int s) { return strips.rows(s) == kLanes; })};
     return std::make_unique<PackedMap<BlockInt8, &Kernels::block_int8>>(packed, input_scale, kernels.code_offset);
 }
 

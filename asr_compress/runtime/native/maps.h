@@ -24,6 +24,9 @@ public:
         float input_scale;
         uint8_t offset;  // XORed to every code
         size_t stride;   // bytes from row to row of codes: the columns, rounded up
+        bool operator==(const Quantization& other) const {
+            return input_scale == other.input_scale && offset == other.offset && stride == other.stride;
+        }
     };
     // Null of maps that meet activations in float.
     virtual const Quantization* quantization() const { return nullptr; }

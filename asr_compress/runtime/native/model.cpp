@@ -82,6 +82,27 @@ void Model::run_together(Utterances whole, int threads) const {
     run_in_order(*borrowed.workspace, whole);
 }
 
+namespace {
+
+SharedCodes quantized(const Kernels& kernels, const Map::Quantization& quantization, size_t inputs, const Utterances& u,
+                      Buffer& memory) {
+    size_t total = std::accumulate(u.in_length, u.in_length + u.count, size_t{0});
+    size_t words = (quantization.stride + sizeof(float) - 1) / sizeof(float);  // of a frame's codes
+    float* scales = memory.reserve(product_of(total, words + 1));
+    int8_t* codes = reinterpret_cast<int8_t*>(scales + total);
+    SharedCodes shared;
+    for (int i = 0; i < u.count; i++) {
+        shared.codes.push_back(codes);
+        shared.scales.push_back(scales);
+        for (size_t t = 0; t < u.in_length[i]; t++, codes += quantization.stride, scales++)
+            kernels.quantize(u.in[i] + t * inputs, inputs, quantization.input_scale, quantization.offset, codes,
+                             quantization.stride, scales);
+    }
+    return shared;
+}
+
+}  // namespace
+
 // Layer after layer over all frames, so that one layer's weights stay in the caches.
 void Model::run_in_order(Workspace& workspace, const Utterances& whole) const {
     size_t count = static_cast<size_t>(whole.count);
@@ -96,6 +117,11 @@ void Model::run_in_order(Workspace& workspace, const Utterances& whole) const {
             frames.lie_in(workspace.buffers[l % 2].reserve(frames.floats(layer)), layer);
         States states(layer, count, workspace.state.reserve(States::floats(layer, count)));
         Utterances part{whole.count, in.data(), lengths.data(), 0, frames.starts.data(), frames.lengths.data(), 0};
+        SharedCodes shared;
+        if (const Map::Quantization* quantization = layer.shared_quantization()) {
+            shared = quantized(kernels_, *quantization, layer.inputs, part, workspace.codes);
+            part.shared = &shared;
+        }
         for (int d = 0; d < layer.directions(); d++)
             layer.run(kernels_, d, part, 0, frames.lengths[0], states.of(d), workspace.scratch);
         lengths = frames.lengths;

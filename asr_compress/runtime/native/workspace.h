@@ -32,6 +32,7 @@ public:
     Scratch scratch;
     std::vector<Buffer> buffers{2};
     Buffer state;
+    Buffer codes;
 };
 
 // The frames of a batch between two layers, utterance after utterance in one buffer.
