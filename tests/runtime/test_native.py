@@ -7,6 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from asr_compress.runtime.formats import (
 )
 from asr_compress.runtime.formats.block_sparse import as_blocks
 from asr_compress.runtime.native_backend import NativeBackend
-from asr_compress.runtime.network import ConstantGates, Linear, LSTMLayer, Network
+from asr_compress.runtime.network import Bidirectional, ConstantGates, Linear, LSTMLayer, Network
 from tests.runtime.networks import Maker, backward_networks, streaming_networks
 
 SETS = instruction_sets()
@@ -168,6 +169,19 @@ def test_whole_networks_equal_the_reference(isa, kind, encode):
     for network, batch, expected in referred(kind, encode):
         for threads in (1, 2, 3):
             assert all(map(np.array_equal, native(network, threads).run_batch(batch), expected))
+
+
+@pytest.mark.parametrize("scales", list(itertools.product((None, 0.013, 0.02, "float"), repeat=2)), ids=str)
+def test_directions_that_quantize_alike_and_unlike(isa, scales):
+    """Those that do it alike share the codes of their inputs; one may also meet them in float."""
+    forward, backward = (Float32.encode if s == "float" else partial(Int8.encode, input_scale=s) for s in scales)
+    layer = Bidirectional(Maker(1, forward).lstm(9, 20), Maker(2, backward).lstm(9, 20, reverse=True))
+    network = (layer,)
+    batch = [Maker(length).frames(length, 9) for length in (3, 60, 0, 60, 1)]
+    expected = Engine(network, "reference").run_batch(batch)
+    for threads in (1, 2):
+        for got, wanted in zip(native(network, threads).run_batch(batch), expected, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 if "float" in scales else 0)
 
 
 @functools.cache
