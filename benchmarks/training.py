@@ -1,6 +1,6 @@
 """How much of the machine a training step uses, and how fast features are.
 
-    python benchmarks/training.py --threads 2 --json benchmarks/training.json
+    python benchmarks/training.py --threads 2 --json benchmarks/results/training.json
 
 A step of the base model (forward, CTC, backward, update) is timed in turn with a square float32 matrix product, so
 that both see the same machine; the ratio of their arithmetic rates is the utilization. Products of the weights alone
