@@ -178,6 +178,7 @@ void quantize(const float* x, size_t cols, float fixed_scale, uint8_t offset, in
     }
     for (; i + kLanes <= cols; i += kLanes)
         store_codes(codes + i, within(mul(load(x + i), inverse), kCodeMax), offset);
+    if (i == padded) return;
     int8_t last[kLanes];
     store_codes(last, within(mul(load_n(x + i, cols - i), inverse), kCodeMax), offset);
     for (size_t l = 0; i < padded; i++, l++) codes[i] = l < kLanes ? last[l] : static_cast<int8_t>(offset);
