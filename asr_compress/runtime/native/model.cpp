@@ -138,6 +138,8 @@ void Model::run_in_parallel(const Utterances& whole, int threads) const {
     }
     Pipeline pipeline(kernels_, layers_, whole, scratch.size(), borrowed.front()->workspace->buffers);
     pipeline.run(scratch);
+    // The last first, so that the next call gives each thread the memory that it had.
+    while (!borrowed.empty()) borrowed.pop_back();
 }
 
 // ---- pieces of one layer -------------------------------------------------------------------------------------

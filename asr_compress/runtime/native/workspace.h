@@ -26,7 +26,9 @@ private:
     size_t size_ = 0;
 };
 
-class Workspace {
+// Every product moves the mark of its scratch memory, so two threads' must not share a cache line, nor the line beside it,
+// which processors fetch along.
+class alignas(128) Workspace {
 public:
     explicit Workspace(size_t scratch_bytes) : scratch(scratch_bytes) {}
     Scratch scratch;
