@@ -63,7 +63,7 @@ class WeightFormat(ABC):
 
         Only of formats whose `quantized_input` is not None.
         """
-        raise NotImplementedError(f"{self.kind} meets activations in float")
+        raise TypeError(f"{self.kind} meets activations in float")
 
     @abstractmethod
     def tensors(self) -> dict[str, np.ndarray]:
