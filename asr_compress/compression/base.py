@@ -10,7 +10,7 @@ The training loop's `Hook` is the part of a `Pass` that it sees: `on_step`, `los
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
@@ -237,3 +237,14 @@ def outputs_of(model: nn.Module, batches: Iterable[Batch]) -> Iterable[tuple[Bat
             yield moved, logits, lengths
     finally:
         model.train(was_training)
+
+
+def listen(model: nn.Module, batches: Iterable[Batch], hooks: Mapping[nn.Module, Callable[..., None]]) -> None:
+    """Run `model` over `batches`; each module's hook sees its arguments, keywords and result (torch's order)."""
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks.items()]
+    try:
+        for _ in outputs_of(model, batches):
+            pass
+    finally:
+        for handle in handles:
+            handle.remove()

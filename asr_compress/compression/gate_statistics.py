@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from asr_compress.compression.base import outputs_of
+from asr_compress.compression.base import listen
 from asr_compress.models.lstm import LSTMDirection, reverse_time
 from asr_compress.models.maps import directions_of
 from asr_compress.runtime.errors import InputError
@@ -73,15 +73,7 @@ def gate_statistics(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Gat
     """Statistics of every LSTM direction of `model`, by name, over all valid frames of `batches`."""
     directions = directions_of(model)
     sums = {name: _Sums(direction) for name, direction in directions.items()}
-    hooks = [
-        direction.register_forward_hook(_hook(sums[name]), with_kwargs=True) for name, direction in directions.items()
-    ]
-    try:
-        for _ in outputs_of(model, batches):
-            pass
-    finally:
-        for hook in hooks:
-            hook.remove()
+    listen(model, batches, {direction: _hook(sums[name]) for name, direction in directions.items()})
     return {name: total.result() for name, total in sums.items()}
 
 

@@ -15,6 +15,7 @@ from asr_compress.compression.order import BLOCKS, CONSTANT_GATES, FACTORS, QUAN
 from asr_compress.models.maps import Map, factors_of, maps_of, unknown_parts
 from asr_compress.models.parametrizations import LowRank, Mask
 from asr_compress.models.spectrum import Spectrum
+from asr_compress.runtime.errors import InputError
 
 # Of the mean second moment of a map's inputs, added to each: what speech never showed still counts a little.
 _LEAST_MOMENT = 1e-4
@@ -132,7 +133,7 @@ def second_moments(model: nn.Module, context: Context, reader: str) -> dict[str,
     A little is added on the diagonal, so that it has an inverse.
 
     Raises:
-        InputError: the recipe names no data.
+        InputError: the recipe names no data, or none that reaches a map.
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -143,7 +144,10 @@ def second_moments(model: nn.Module, context: Context, reader: str) -> dict[str,
         counts[name] = counts.get(name, 0) + len(wide)
 
     watch_inputs(model, context.speech(reader), add)
-    moments = {name: total / max(counts[name], 1) for name, total in sums.items()}
+    silent = [item.name for item in maps_of(model) if not counts.get(item.name)]
+    if silent:
+        raise InputError(f"{reader}: no speech reached {silent[0]}; give data that does, or `closest: weights`")
+    moments = {name: total / counts[name] for name, total in sums.items()}
     for matrix in moments.values():
         matrix.diagonal().add_(_LEAST_MOMENT * matrix.diagonal().mean() + 1e-30)
     return moments

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from asr_compress.compression.base import outputs_of
+from asr_compress.compression.base import listen
 from asr_compress.compression.gate_statistics import gates_of
 from asr_compress.models.lstm import LSTMDirection, reverse_time
 from asr_compress.models.maps import Map, factors_of, maps_of
@@ -26,15 +26,7 @@ def watch_inputs(model: nn.Module, batches: Iterable[Batch], add: Add) -> None:
 
     A convolution's map is handed the frames that the convolution reads, not their patches.
     """
-    hooks = [
-        module.register_forward_hook(_watch(maps, add), with_kwargs=True) for module, maps in _watched(model).items()
-    ]
-    try:
-        for _ in outputs_of(model, batches):
-            pass
-    finally:
-        for hook in hooks:
-            hook.remove()
+    listen(model, batches, {module: _watch(maps, add) for module, maps in _watched(model).items()})
 
 
 def _watched(model: nn.Module) -> dict[nn.Module, dict[str, Map]]:

@@ -165,6 +165,8 @@ def test_closest_outputs_at_full_rank_are_the_original() -> None:
 def test_closest_outputs_refusals() -> None:
     with pytest.raises(InputError, match="needs speech"):
         SVD(LowRankParams(rank=3, closest="outputs")).prepare(small(), Context())
+    with pytest.raises(InputError, match="no speech reached"):
+        SVD(LowRankParams(rank=3, closest="outputs")).prepare(small(), Context(batches=list))
     step = SVD(LowRankParams(rank=1, multiple=1, closest="outputs", include=("conv", "input")))
     with pytest.raises(InputError, match="closest outputs of a conv map"):
         step.prepare(small("ds2"), Context(batches=batches))
