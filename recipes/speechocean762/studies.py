@@ -78,6 +78,9 @@ def quantization(base: Base) -> Study:
     def row(name: str, listens: bool = False, **params: Any) -> Trial:
         return Trial(name, [{"passes": [{"quantization": params}]}], listens=listens)
 
+    def aware(name: str, **params: Any) -> Trial:
+        return Trial(name, [{"passes": [{"quantization": params}], **TRAIN}])
+
     maps = maps_of(from_network(base.bundle.network))
     layers = sorted({item.name.split(".")[1] for item in maps if item.gates == 4}, key=int)
     trials = [
@@ -100,15 +103,26 @@ def quantization(base: Base) -> Study:
         trials.append(
             row(f"int4 LSTM layer {position}, int8 the rest", maps={f"layers.{index}.*": "int4"}, edges="same")
         )
+    trials += [
+        Trial(CONTROL, [TRAIN]),
+        aware("int4 everywhere, in training", numbers="int4", edges="same"),
+        aware("int4 everywhere, learned steps", numbers="int4", edges="same", steps="learned"),
+        aware("ternary, edges int8, in training", numbers="ternary"),
+    ]
     return Study(
         "Quantization",
-        "How few bits do weights need without any training? Activations are int8, scaled by each frame or by "
-        "calibration on training speech (static); int4 has a scale for each group of weights.",
+        "How few bits do weights need, without training and with weights quantized in training? Activations are int8, "
+        "scaled by each frame or by calibration on training speech (static); int4 has a scale for each group of "
+        "weights, which follows them or is learned.",
         tuple(trials),
         pairs=(
             ("int8, static, mse", "int8, dynamic"),
             ("int4, first and last layer int8", "int8, dynamic"),
             ("int4 recurrent, int8 the rest", "int4 input, int8 the rest"),
+            ("int4 everywhere, in training", CONTROL),
+            ("int4 everywhere, in training", "int4 everywhere"),
+            ("int4 everywhere, learned steps", "int4 everywhere, in training"),
+            ("ternary, edges int8, in training", CONTROL),
         ),
         margin=0.01,
     )

@@ -36,7 +36,7 @@ struct alignas(64) BlockStrip {
 struct BlockInt8 {
     int rows, cols, count;
     const BlockStrip* strips;  // [count]
-    const uint16_t* quads;     // column of each block, in quads
+    const uint16_t* quads;     // [blocks + 1]: column of each block, in quads; the last may be read, but is not used
     const int8_t* tiles;       // [blocks]
     bool whole;                // all strips have 16 rows
 };
@@ -124,8 +124,8 @@ struct Kernels {
     void (*block_int4)(const BlockInt4&, const Codes&, const Output&);
     void (*dense_f32)(const DenseF32&, const float* const* x, int count, const Output&);  // x: pointers to rows
 
-    // gates [4 * hidden] in the order i, f, g, o; c is updated, h written.
-    void (*lstm_cell)(const float* gates, size_t hidden, float* c, float* h);
+    // gates [4 * hidden] in the order i, f, g, o; c is updated, h written. Returns the largest magnitude in h.
+    float (*lstm_cell)(const float* gates, size_t hidden, float* c, float* h);
     void (*layer_norm)(const float* x, size_t cols, const float* weight, const float* bias, float eps, float* y);
     void (*normalize)(const float* x, size_t cols, const float* mean, const float* scale, float* y);
     void (*clamp)(const float* x, size_t count, float low, float high, float* y);

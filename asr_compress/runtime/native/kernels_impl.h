@@ -98,6 +98,7 @@ struct NextCell {
 
 struct NextOutput {
     const float *o, *c;
+    F* largest;  // [kCells] magnitudes of what was put out so far
 
     template <int W, class At>
     void operator()(At at, F (&y)[W]) const {
@@ -110,14 +111,19 @@ struct NextOutput {
         exp_of(e, factors);
         UNROLL for (int w = 0; w < W; w++)
             y[w] = div(sub(one, e[W + w]), mul(add(one, e[w]), add(one, e[W + w])));
+        UNROLL for (int w = 0; w < W; w++) largest[w] = max(largest[w], abs(y[w]));
     }
 };
 
 // Two passes, because the exponentials of the second need the division of the first.
-void lstm_cell(const float* gates, size_t hidden, float* c, float* h) {
+float lstm_cell(const float* gates, size_t hidden, float* c, float* h) {
     const float *i = gates, *f = i + hidden, *g = f + hidden, *o = g + hidden;
+    F most[kCells];
+    UNROLL for (int w = 0; w < kCells; w++) most[w] = splat(0.0f);
     each_sixteens<kCells>(hidden, c, NextCell{i, f, g, c});
-    each_sixteens<kCells>(hidden, h, NextOutput{o, c});
+    each_sixteens<kCells>(hidden, h, NextOutput{o, c, most});
+    UNROLL for (int w = 1; w < kCells; w++) most[0] = max(most[0], most[w]);
+    return reduce_max(most[0]);
 }
 
 inline float lane_sum(const float* x, size_t cols, bool squares) {
@@ -212,6 +218,25 @@ inline __attribute__((always_inline)) void finish(const I (&sum)[ROWS], const Co
     finish(scaled, out, first, row, end);
 }
 
+// The same for strips side by side that have all their rows, where something is added: row by row, so that the lines
+// written follow one another.
+template <int STRIPS, int ROWS>
+inline __attribute__((always_inline)) void finish_whole(const I (&sum)[STRIPS][ROWS], const Codes& x,
+                                                        const float* scales, const Output& out, size_t first,
+                                                        size_t row) {
+    const float* of_rows = x.scales + first;
+    const float* extra = out.add + first * out.add_stride + row;
+    float* y = out.out + first * out.stride + row;
+    F of_strips[STRIPS];
+    UNROLL for (int s = 0; s < STRIPS; s++) of_strips[s] = load(scales + s * kLanes);
+    UNROLL for (int r = 0; r < ROWS; r++, y += out.stride, extra += out.add_stride) {
+        F of_row = splat(of_rows[r]);
+        UNROLL for (int s = 0; s < STRIPS; s++)
+            store(y + s * kLanes,
+                  add(mul(to_float(sum[s][r]), mul(of_row, of_strips[s])), load(extra + s * kLanes)));
+    }
+}
+
 // Rows are multiplied a few at a time, to share each load of a weight: tiles of nearly equal height, `most` at most.
 struct Tiles {
     int count, low, higher;  // the first `higher` tiles have low + 1 rows, the others low
@@ -228,9 +253,19 @@ inline int8_t* packed_tile(const Codes& x, int first, int height, size_t quads) 
     return height == 1 ? const_cast<int8_t*>(x.codes) + first * x.stride : x.packed + first * quads * kQuad;
 }
 
+using Four = int32_t __attribute__((vector_size(16)));
+// Elements i and i + 1 of both vectors, in turn or one vector's after the other's. Written as initializers, GCC 12 moves
+// them one by one.
+#if defined(__clang__)
+#define INTERLEAVED(x, y, i) __builtin_shufflevector(x, y, i, i + 4, i + 1, i + 5)
+#define HALVES(x, y, i) __builtin_shufflevector(x, y, i, i + 1, i + 4, i + 5)
+#else
+#define INTERLEAVED(x, y, i) __builtin_shuffle(x, y, Four{i, i + 4, i + 1, i + 5})
+#define HALVES(x, y, i) __builtin_shuffle(x, y, Four{i, i + 1, i + 4, i + 5})
+#endif
+
 // Four rows, four quads at a time: a transposition of 32-bit numbers.
 inline void pack_four(const int8_t* rows, size_t stride, size_t quads, int8_t* packed, int height, int r) {
-    using Four = int32_t __attribute__((vector_size(16)));
     size_t k = 0;
     for (; k + 4 <= quads; k += 4) {
         Four a, b, c, d;
@@ -238,12 +273,10 @@ inline void pack_four(const int8_t* rows, size_t stride, size_t quads, int8_t* p
         __builtin_memcpy(&b, rows + stride + k * kQuad, sizeof b);
         __builtin_memcpy(&c, rows + 2 * stride + k * kQuad, sizeof c);
         __builtin_memcpy(&d, rows + 3 * stride + k * kQuad, sizeof d);
-        Four ab_low = {a[0], b[0], a[1], b[1]}, ab_high = {a[2], b[2], a[3], b[3]};
-        Four cd_low = {c[0], d[0], c[1], d[1]}, cd_high = {c[2], d[2], c[3], d[3]};
-        Four columns[4] = {{ab_low[0], ab_low[1], cd_low[0], cd_low[1]},
-                           {ab_low[2], ab_low[3], cd_low[2], cd_low[3]},
-                           {ab_high[0], ab_high[1], cd_high[0], cd_high[1]},
-                           {ab_high[2], ab_high[3], cd_high[2], cd_high[3]}};
+        Four ab_low = INTERLEAVED(a, b, 0), ab_high = INTERLEAVED(a, b, 2);
+        Four cd_low = INTERLEAVED(c, d, 0), cd_high = INTERLEAVED(c, d, 2);
+        Four columns[4] = {HALVES(ab_low, cd_low, 0), HALVES(ab_low, cd_low, 2), HALVES(ab_high, cd_high, 0),
+                           HALVES(ab_high, cd_high, 2)};
         for (int i = 0; i < 4; i++)
             __builtin_memcpy(packed + ((k + i) * height + r) * kQuad, &columns[i], sizeof columns[i]);
     }
@@ -259,6 +292,11 @@ inline void pack(const Codes& x, const Tiles& tiles, size_t quads) {
         int8_t* packed = packed_tile(x, first, height, quads);
         int r = 0;
         for (; r + 4 <= height; r += 4) pack_four(x.codes + (first + r) * x.stride, x.stride, quads, packed, height, r);
+        if (r > 0 && r < height) {  // some of them once more: less work than one by one
+            r = height - 4;
+            pack_four(x.codes + (first + r) * x.stride, x.stride, quads, packed, height, r);
+            continue;
+        }
         for (; r < height; r++) {
             const int8_t* row = x.codes + (first + r) * x.stride;
             for (size_t k = 0; k < quads; k++)
@@ -364,9 +402,11 @@ struct DenseInt8Tile {
             }
         }
         int k = 0;
-        for (; k + chains <= w.quads; k += chains) {
-            UNROLL for (int chain = 0; chain < chains; chain++) {
-                step(sum[chain], quad, across, tile);
+        // Many steps a turn: a processor foresees the end of a loop of few turns only.
+        constexpr int turn = ROWS == 1 ? 8 : 2;
+        for (; k + turn <= w.quads; k += turn) {
+            UNROLL for (int i = 0; i < turn; i++) {
+                step(sum[i % chains], quad, across, tile);
                 if constexpr (AHEAD) {
                     __builtin_prefetch(ahead, 0, 2);
                     __builtin_prefetch(ahead + kTileBytes, 0, 2);
@@ -376,14 +416,15 @@ struct DenseInt8Tile {
                 tile += kStrips * kTileBytes;
             }
         }
-        if (chains > 1 && k < w.quads) step(sum[0], quad, across, tile);
-        UNROLL for (int s = 0; s < STRIPS; s++) {
-            if constexpr (chains > 1) {
+        for (; k < w.quads; k++, quad += onward, tile += kStrips * kTileBytes) step(sum[0], quad, across, tile);
+        if constexpr (chains > 1) {
+            UNROLL for (int s = 0; s < STRIPS; s++)
                 UNROLL for (int r = 0; r < ROWS; r++) sum[0][s][r] = add_i(sum[0][s][r], sum[1][s][r]);
-            }
-            int start = row + s * kLanes;
-            finish(sum[0][s], x, w.scales + start, out, first, start, w.rows);
         }
+        if (out.add && row + STRIPS * kLanes <= w.rows)
+            return finish_whole(sum[0], x, w.scales + row, out, static_cast<size_t>(first), static_cast<size_t>(row));
+        UNROLL for (int s = 0; s < STRIPS; s++)
+            finish(sum[0][s], x, w.scales + row + s * kLanes, out, first, row + s * kLanes, w.rows);
     }
 
     template <int ROWS, int STRIPS>
@@ -422,8 +463,13 @@ struct BlockInt8Tile {
         const uint16_t* quad = w.quads + strip.start;
         const uint16_t* end = quad + strip.blocks;
         const int8_t* tile = w.tiles + static_cast<size_t>(strip.start) * kTileBytes;
-        for (; quad < end; quad++, tile += kTileBytes)
-            step<ROWS>(sum, packed + static_cast<size_t>(*quad) * (ROWS * kQuad), tile);
+        // Where the next activations lie is found out one block ahead, so that no product waits for it.
+        const int8_t* next = packed + static_cast<size_t>(*quad) * (ROWS * kQuad);
+        for (; quad < end; tile += kTileBytes) {
+            const int8_t* activations = next;
+            next = packed + static_cast<size_t>(*++quad) * (ROWS * kQuad);
+            step<ROWS>(sum, activations, tile);
+        }
         finish(sum, x, strip.scales, out, first, strip.row, strip.end);
     }
 

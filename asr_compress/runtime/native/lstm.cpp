@@ -26,9 +26,8 @@ public:
         if (d_.projection) expect(d_.projection->cols, hidden_, "columns of the projection");
         outputs_ = d_.projection ? static_cast<size_t>(d_.projection->rows) : hidden_;
         expect(d_.recurrent_map->cols, outputs_, "columns of the recurrent map");
-        // An odd number of cache lines from row to row: rows at a power of two would all fall on the same few places
-        // of the caches.
-        stride_ = ((live_ + kLanes - 1) / kLanes | 1) * kLanes;
+        stride_ = gate_stride(live_);
+        std::copy_n(d_.bias.data(), live_, bias_.reserve(live_));
         plan_constants(rows);
     }
 
@@ -60,8 +59,9 @@ public:
         for (const Run& run : constant_runs_)
             std::copy_n(d_.constant_values.data() + run.from, run.count, work.all_gates + run.to);
         // The outputs of the step before: in the state at first, then where they were put out.
-        const float* before[kMaxBatch];
-        std::copy_n(state, u.count, before);
+        Before before;
+        std::copy_n(state, u.count, before.outputs);
+        for (int i = 0; i < u.count; i++) before.largest[i] = kernels.largest(state[i], outputs_);
         for (size_t step = from; step < to;) {
             size_t active = active_at(u, step);
             if (active == 0) break;
@@ -79,7 +79,7 @@ public:
             }
         }
         for (int i = 0; i < u.count; i++)
-            if (before[i] != state[i]) std::copy_n(before[i], outputs_, state[i]);
+            if (before.outputs[i] != state[i]) std::copy_n(before.outputs[i], outputs_, state[i]);
     }
 
 private:
@@ -89,6 +89,11 @@ private:
     struct Run {
         size_t from, to, count;
     };
+    // The step before, by utterance: its outputs and their largest magnitude.
+    struct Before {
+        const float* outputs[kMaxBatch];
+        float largest[kMaxBatch];
+    };
     struct Row {
         size_t utterance, frame;
     };
@@ -96,7 +101,7 @@ private:
     // What the inputs give the gates, one row after the other.
     void from_inputs(const Kernels& kernels, const Utterances& u, const Row* rows, size_t count, float* gates,
                      Scratch& scratch) const {
-        Output out{gates, stride_, d_.bias.data(), 0, false};
+        Output out{gates, stride_, bias_.get(), 0, false};
         if (!u.shared) {
             const float* x[kInputRows + kMaxBatch];
             for (size_t r = 0; r < count; r++) x[r] = u.in[rows[r].utterance] + rows[r].frame * inputs();
@@ -147,13 +152,12 @@ private:
     // One step of the first n utterances. `rows` hold what the inputs give the gates; the rest is added in place, which
     // keeps a line of it in the nearest cache from one to the other. `state` holds their cells; its outputs are brought up to date by `run`.
     void advance(const Kernels& kernels, const Utterances& u, size_t out_stride, size_t step, size_t n,
-                 float* rows, const float** before, float* const* state, const Work& work,
-                 Scratch& scratch) const {
+                 float* rows, Before& before, float* const* state, const Work& work, Scratch& scratch) const {
         // Every second step visits the weights from the other end: what the step before read last is still in the
         // nearer caches, even where the whole map does not fit them.
         bool backwards = step % 2;
-        d_.recurrent_map->product(kernels, before, static_cast<int>(n),
-                                  Output{rows, stride_, rows, stride_, backwards}, scratch);
+        d_.recurrent_map->product(kernels, before.outputs, static_cast<int>(n),
+                                  Output{rows, stride_, rows, stride_, backwards}, scratch, before.largest);
         for (size_t i = 0; i < n; i++) {
             const float* gates = rows + i * stride_;
             if (!constant_runs_.empty()) {
@@ -161,16 +165,17 @@ private:
                 gates = work.all_gates;
             }
             float* h = d_.projection ? work.hidden + i * hidden_ : put_out(u, out_stride, i, step);
-            kernels.lstm_cell(gates, hidden_, state[i] + outputs_, h);
-            before[i] = h;
+            before.largest[i] = kernels.lstm_cell(gates, hidden_, state[i] + outputs_, h);
+            before.outputs[i] = h;
         }
         if (!d_.projection) return;
-        d_.projection->product(kernels, before, static_cast<int>(n),
-                               Output{work.projected, outputs_, nullptr, 0, backwards}, scratch);
+        d_.projection->product(kernels, before.outputs, static_cast<int>(n),
+                               Output{work.projected, outputs_, nullptr, 0, backwards}, scratch, before.largest);
         for (size_t i = 0; i < n; i++) {
             float* y = put_out(u, out_stride, i, step);
             std::copy_n(work.projected + i * outputs_, outputs_, y);
-            before[i] = y;
+            before.outputs[i] = y;
+            before.largest[i] = kernels.largest(y, outputs_);
         }
     }
 
@@ -179,6 +184,7 @@ private:
     }
 
     Direction d_;
+    Buffer bias_;
     size_t live_, stride_, hidden_, outputs_;
     std::vector<Run> live_runs_, constant_runs_;
 };

@@ -52,16 +52,17 @@ public:
         return 2 * scratch_for<int8_t>(n * quantization_.stride) + scratch_for<float>(n) + scratch_for<int32_t>(n * groups_);
     }
 
-    void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
-                 Scratch& scratch) const override {
+    void product(const Kernels& kernels, const float* const* x, int count, const Output& out, Scratch& scratch,
+                 const float* largest) const override {
         Scratch::Frame frame(scratch);
         size_t n = static_cast<size_t>(count);
         const auto [input_scale, offset, stride] = quantization_;
         int8_t* codes = scratch.take<int8_t>(n * stride);
         float* scales = scratch.take<float>(n);
-        for (size_t i = 0; i < n; i++)
-            kernels.quantize(x[i], static_cast<size_t>(cols), input_scale, offset, codes + i * stride, stride,
-                             scales + i);
+        for (size_t i = 0; i < n; i++) {
+            float scale = input_scale == 0 && largest ? scale_of(largest[i]) : input_scale;
+            kernels.quantize(x[i], static_cast<size_t>(cols), scale, offset, codes + i * stride, stride, scales + i);
+        }
         product_of_codes(kernels, codes, scales, count, out, scratch);
     }
 
@@ -98,8 +99,8 @@ class FloatMap final : public Map {
 public:
     explicit FloatMap(const DenseF32& packed) : Map(packed.rows, packed.cols), packed_(packed) {}
     size_t scratch_bytes(int) const override { return 0; }
-    void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
-                 Scratch&) const override {
+    void product(const Kernels& kernels, const float* const* x, int count, const Output& out, Scratch&,
+                 const float*) const override {
         kernels.dense_f32(packed_, x, count, out);
     }
 
@@ -117,10 +118,10 @@ public:
         return scratch_for<float>(n * right_->rows) + scratch_for<const float*>(n) +
                std::max(left_->scratch_bytes(count), right_->scratch_bytes(count));
     }
-    void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
-                 Scratch& scratch) const override {
+    void product(const Kernels& kernels, const float* const* x, int count, const Output& out, Scratch& scratch,
+                 const float* largest) const override {
         through(kernels, count, out, scratch, [&](const Output& middle) {
-            right_->product(kernels, x, count, middle, scratch);
+            right_->product(kernels, x, count, middle, scratch, largest);
         });
     }
     const Quantization* quantization() const override { return right_->quantization(); }
@@ -270,7 +271,7 @@ std::unique_ptr<Map> pack_block_int8(const Kernels& kernels, WeightMemory& memor
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return strips.blocks(a) > strips.blocks(b); });
     auto packed_strips = memory.take<BlockStrip>(static_cast<size_t>(strips.count));
-    auto quads = memory.take<uint16_t>(blocks.quads.count);
+    auto quads = memory.take<uint16_t>(blocks.quads.count + 1);
     auto tiles = memory.take<int8_t>(codes.count);
     uint32_t next = 0;
     for (size_t place = 0; place < order.size(); place++) {

@@ -8,14 +8,19 @@
 
 namespace asr {
 
+// Floats from row to row of what an LSTM's maps give. An odd number of cache lines: rows at a power of two would all fall
+// on the same few places of the caches.
+constexpr size_t gate_stride(size_t rows) { return ((rows + kLanes - 1) / kLanes | 1) * kLanes; }
+
 class Map {
 public:
     Map(int rows, int cols) : rows(rows), cols(cols) {}
     virtual ~Map() = default;
 
-    // out[n] = x[n] * transpose(map) + add[n] for `count` rows, each `cols` floats at x[n].
-    virtual void product(const Kernels& kernels, const float* const* x, int count, const Output& out,
-                         Scratch& scratch) const = 0;
+    // out[n] = x[n] * transpose(map) + add[n] for `count` rows, each `cols` floats at x[n]. `largest`: their largest
+    // magnitudes where the caller knows them, else null.
+    virtual void product(const Kernels& kernels, const float* const* x, int count, const Output& out, Scratch& scratch,
+                         const float* largest = nullptr) const = 0;
     // Bytes of scratch that either product takes for `count` rows.
     virtual size_t scratch_bytes(int count) const = 0;
 

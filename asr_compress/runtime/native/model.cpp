@@ -169,12 +169,18 @@ void Model::probe_product(size_t index, int rows, int repeats) const {
     if (!map) throw std::invalid_argument("layer " + std::to_string(index) + " is not linear");
     if (rows < 1 || rows > 64) throw std::invalid_argument("rows must lie between 1 and 64");
     Borrowed borrowed(*this);
-    size_t n = static_cast<size_t>(rows), width = static_cast<size_t>(map->rows);
-    std::vector<float> row(static_cast<size_t>(map->cols), 1.0f), out(n * width);
-    std::vector<const float*> x(n, row.data());
+    size_t n = static_cast<size_t>(rows), stride = gate_stride(static_cast<size_t>(map->rows));
+    size_t cols = static_cast<size_t>(map->cols);
+    Buffer row, out, bias;
+    std::fill_n(row.reserve(cols), cols, 1.0f);
+    out.reserve(product_of(n, stride));
+    std::fill_n(bias.reserve(stride), stride, 0.0f);
+    std::vector<const float*> x(n, row.get());
+    // A recurrence knows the largest magnitude of the row that it gives.
+    const float largest = 1.0f, *known = rows == 1 ? &largest : nullptr;
     for (int i = 0; i < repeats; i++)
-        map->product(kernels_, x.data(), rows, Output{out.data(), width, nullptr, 0, i % 2 != 0},
-                     borrowed.workspace->scratch);
+        map->product(kernels_, x.data(), rows, Output{out.reserve(0), stride, bias.get(), 0, i % 2 != 0},
+                     borrowed.workspace->scratch, known);
 }
 
 }  // namespace asr

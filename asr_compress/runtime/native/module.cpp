@@ -399,9 +399,9 @@ PyObject* lstm_cell(PyObject*, PyObject* args) {
         Array<float> cells = c_view.floats("c"), outputs = h_view.floats("h");
         expect_size("gates", gates_view.floats("gates").count, product_of(cells.count, 4));
         expect_size("h", outputs.count, cells.count);
-        kernels_named(name).lstm_cell(gates_view.floats("gates").data, cells.count, const_cast<float*>(cells.data),
-                                      const_cast<float*>(outputs.data));
-        return Py_NewRef(Py_None);
+        float largest = kernels_named(name).lstm_cell(gates_view.floats("gates").data, cells.count,
+                                                      const_cast<float*>(cells.data), const_cast<float*>(outputs.data));
+        return PyFloat_FromDouble(largest);
     });
 }
 
@@ -438,7 +438,7 @@ PyObject* probe_int8(PyObject*, PyObject* args) {
 
 PyMethodDef functions[] = {
     {"available", available, METH_NOARGS, "available() -> list[str]: instruction sets to choose from, best first."},
-    {"lstm_cell", lstm_cell, METH_VARARGS, "lstm_cell(instruction_set, gates, c, h): one cell update, in place."},
+    {"lstm_cell", lstm_cell, METH_VARARGS, "lstm_cell(instruction_set, gates, c, h): one cell update, in place; the largest magnitude in h."},
     {"probe_read", probe_read, METH_VARARGS, "probe_read(instruction_set, bytes, repeats): read bytes and sum them."},
     {"probe_int8", probe_int8, METH_VARARGS, "probe_int8(instruction_set, dots) -> multiply-accumulates done."},
     {nullptr, nullptr, 0, nullptr},

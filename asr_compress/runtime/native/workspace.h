@@ -8,24 +8,6 @@
 
 namespace asr {
 
-// Uninitialized floats that only ever grow.
-class Buffer {
-public:
-    float* reserve(size_t floats) {
-        if (floats > size_) {
-            size_ = 0;
-            memory_.reset();  // first, so that the old and the new never stand side by side
-            memory_.reset(new float[floats]);
-            size_ = floats;
-        }
-        return memory_.get();
-    }
-
-private:
-    std::unique_ptr<float[]> memory_;
-    size_t size_ = 0;
-};
-
 // Every product moves the mark of its scratch memory, so two threads' must not share a cache line, nor the line beside it,
 // which processors fetch along.
 class alignas(128) Workspace {
