@@ -49,7 +49,8 @@ TRAINING = {
 }
 TRAIN: dict[str, Any] = {"training": {}}  # a stage with the study's budget
 CONTROL = "fp32, trained as long"
-RANKED, GROUPED = "30 % by effect, trained", "30 % by group lasso"
+RANKED = tuple(f"{share} % by effect, trained" for share in (10, 20, 30))
+GROUPED = "30 % by group lasso"
 ORDERED: dict[str, dict[str, Any]] = {  # passes whose orders are tabulated
     "structured_pruning": {"sparsity": 0.25},
     "gate_pruning": {"share": 0.2},
@@ -276,7 +277,7 @@ def gates(base: Base) -> Study:
     ]
     trials += [
         Trial(CONTROL, [TRAIN]),
-        Trial(RANKED, [{"passes": [steps["30 % by effect"]], **TRAIN}]),
+        *(Trial(name, [{"passes": [steps[name.removesuffix(", trained")]], **TRAIN}]) for name in RANKED),
         Trial(GROUPED, [{"passes": lasso, **TRAIN}]),
     ]
     return Study(
@@ -287,9 +288,8 @@ def gates(base: Base) -> Study:
         tuple(trials),
         pairs=(
             *((f"{share} % by effect", f"{share} % by variance") for share in (2, 5, 10, 20, 30)),
-            (RANKED, CONTROL),
-            (GROUPED, CONTROL),
-            (GROUPED, RANKED),
+            *((name, CONTROL) for name in (*RANKED, GROUPED)),
+            (GROUPED, RANKED[-1]),
         ),
         margin=0.01,
         appendix=constant_gates,
@@ -304,13 +304,14 @@ def constant_gates(rows: Sequence[Row], bundles: Mapping[str, Bundle]) -> str:
         if not isinstance(row.accuracy, NA) and row.accuracy.against is not None
     }
     borne = []
-    for criterion in ("variance", "effect", "norm"):
+    for criterion in ("variance", "effect", "effect, trained", "norm"):
         ladder = [name for name in verdicts if name.endswith(f"% by {criterion}")]
         kept = list(takewhile(lambda name: verdicts[name] != "worse", ladder))
-        share = (kept or ladder)[-1 if kept else 0].partition(" by")[0]
-        borne.append(f"by {criterion} {'' if kept else 'less than '}{share}")
+        if ladder:
+            share = (kept or ladder)[-1 if kept else 0].partition(" by")[0]
+            borne.append(f"{criterion} {'' if kept else 'less than '}{share}")
     table = []
-    for name in (row.name for row in rows if row.name.startswith("10 %") or row.name in (RANKED, GROUPED)):
+    for name in (row.name for row in rows if row.name.startswith("10 %") or row.name in (RANKED[-1], GROUPED)):
         bundle = bundles[name]
         reports = [report for entry in bundle.history for report in entry.get("reports", ())]
         for report in (report for report in reports if report["pass"] == "gate_pruning"):
@@ -319,7 +320,7 @@ def constant_gates(rows: Sequence[Row], bundles: Mapping[str, Bundle]) -> str:
                 table.append([name, direction.removeprefix("layers."), *parts])
     titles = ["variant", "direction", "i %", "f %", "g %", "o %"]
     return (
-        f"Largest share of constant gates before the first significant loss: {', '.join(borne)}. "
+        f"Largest share of constant gates before the first significant loss: {'; '.join(borne)}. "
         "Constant gates by type and layer:\n\n" + "\n".join(markdown_table(titles, table, left=2))
     )
 
