@@ -115,12 +115,16 @@ class LearnedStep(Quantizer):
     """Quantization steps that are trained with the weights: learned step size quantization (Esser et al. 2020).
 
     int8 has a step a row. int4 has one a row times the integer multipliers of its groups, which stay as they begin.
+    What is trained are factors of the steps: optimizers like Adam move every number by about as much, and steps are
+    far smaller than weights.
 
     Attributes:
-        steps: `(rows,)`, trained.
+        factors: `(rows,)`, trained; one at first.
+        first_steps: `(rows,)`.
         multipliers: float `(rows, cols)`, integers from 1 to 255; all ones for int8.
     """
 
+    first_steps: Tensor
     multipliers: Tensor
 
     def __init__(self, weight: Tensor, numbers: str, **details: Any) -> None:
@@ -142,7 +146,8 @@ class LearnedStep(Quantizer):
             _, groups, scales = encode_groups(matrix.numpy(), INT4_GROUP)
             repeated = np.repeat(np.maximum(groups, 1), INT4_GROUP, axis=1)[:, : matrix.shape[1]]
             multipliers, steps = torch.from_numpy(repeated.astype(np.float32)), torch.from_numpy(scales)
-        self.steps = nn.Parameter(steps.to(weight))
+        self.factors = nn.Parameter(torch.ones_like(steps.to(weight)))
+        self.register_buffer("first_steps", steps.to(weight))
         self.register_buffer("multipliers", multipliers.to(weight))
         self.least, self.most = (-INT8_MAX, INT8_MAX) if numbers == "int8" else (INT4_LEAST, INT4_MOST)
 
@@ -150,7 +155,8 @@ class LearnedStep(Quantizer):
         matrix = as_matrix(weight)
         # The gradient of a step is that of all its weights; scaled like this it moves as fast as one of them.
         rate = 1.0 / (matrix.shape[1] * self.most) ** 0.5
-        steps = (self.steps * rate + (self.steps - self.steps * rate).detach()).abs().clamp_min(1e-12)[:, None]
+        factors = self.factors * rate + (self.factors - self.factors * rate).detach()
+        steps = (self.first_steps * factors).abs().clamp_min(1e-12)[:, None]
         scaled = (matrix / (steps * self.multipliers)).clamp(self.least, self.most)
         codes = scaled + (self._codes(matrix) - scaled).detach()
         trained = codes * self.multipliers * steps
@@ -158,19 +164,21 @@ class LearnedStep(Quantizer):
 
     @torch.no_grad()
     def _codes(self, matrix: Tensor) -> Tensor:
-        return (matrix / (self._steps()[:, None] * self.multipliers)).round().clamp(self.least, self.most)
+        return (matrix / (self.steps()[:, None] * self.multipliers)).round().clamp(self.least, self.most)
 
     @torch.no_grad()
     def _meaning(self, matrix: Tensor) -> Tensor:
-        return (self._codes(matrix) * self.multipliers) * self._steps()[:, None]
+        return (self._codes(matrix) * self.multipliers) * self.steps()[:, None]
 
-    def _steps(self) -> Tensor:
-        return self.steps.detach().abs().clamp_min(1e-12)
+    @torch.no_grad()
+    def steps(self) -> Tensor:
+        """The steps as they are, `(rows,)`."""
+        return (self.first_steps * self.factors).abs().clamp_min(1e-12)
 
     def encode(self, matrix: np.ndarray) -> WeightFormat:
         rows = slice(None) if self.live is None else self.live
-        codes = self._codes(torch.from_numpy(matrix).to(self.steps)).cpu().numpy()[rows]
-        steps, multipliers = self._steps().cpu().float().numpy()[rows], self.multipliers.cpu().numpy()[rows]
+        codes = self._codes(torch.from_numpy(matrix).to(self.first_steps)).cpu().numpy()[rows]
+        steps, multipliers = self.steps().cpu().float().numpy()[rows], self.multipliers.cpu().numpy()[rows]
         if self.numbers != "int8":
             groups = np.ascontiguousarray(multipliers[:, ::INT4_GROUP].astype(np.uint8))
             nibbles = pack_nibbles((codes - INT4_LEAST).astype(np.uint8))

@@ -230,7 +230,7 @@ def test_learned_steps(numbers: str) -> None:
     model = small()
     step = Quantization(QuantizationParams(numbers=numbers, steps="learned"))
     step.prepare(model, CONTEXT)
-    steps = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith(".steps")}
+    steps = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith(".factors")}
     assert len(steps) == len(maps_of(model))
     for _ in train_steps(model, [step], 3):
         pass
@@ -248,10 +248,9 @@ def test_learned_steps_lower_the_error_of_clipped_weights() -> None:
     with torch.no_grad():
         layer.weight.copy_(weight)
     torch.nn.utils.parametrize.register_parametrization(layer, "weight", LearnedStep(layer.weight, "int4"))
-    with torch.no_grad():
-        layer.parametrizations.weight[0].steps.mul_(2.0)
-    steps = layer.parametrizations.weight[0].steps
-    optimizer = torch.optim.Adam([steps], lr=5e-5)
+    quantizer = layer.parametrizations.weight[0]
+    quantizer.first_steps.mul_(2.0)
+    optimizer = torch.optim.Adam([quantizer.factors], lr=1e-2)
     errors = []
     for _ in range(60):
         error = (layer.weight - weight).square().sum()
@@ -260,6 +259,20 @@ def test_learned_steps_lower_the_error_of_clipped_weights() -> None:
         optimizer.step()
         errors.append(error.item())
     assert errors[-1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("numbers", ["int8", "int4", "int4_float"])
+def test_learned_steps_move_by_a_share_of_themselves(numbers: str) -> None:
+    """Adam moves every number by about the learning rate; a step may be a thousandth of the weights."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 16)
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight", LearnedStep(layer.weight, numbers))
+    quantizer = layer.parametrizations.weight[0]
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-3)
+    layer(torch.randn(4, 64)).square().sum().backward()
+    before = quantizer.steps()
+    optimizer.step()
+    assert ((quantizer.steps() / before - 1).abs() < 2e-3).all()
 
 
 def test_shared_weights_train_their_table() -> None:
