@@ -10,8 +10,10 @@ after training on the four others. Every test recording stands in exactly one st
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from asr_compress.compression.pipeline import compress
 from asr_compress.compression.recipe import Recipe
@@ -34,17 +36,26 @@ HERE = Path(__file__).parent
 RUNS = Path("runs/digits")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "yweweler")
 FOLDS = ("takes", *SPEAKERS)
-VARIANTS = {
-    "fp32": "fp32.safetensors",
-    "int8": "int8/model.safetensors",
-    "pruned": "pruned/1-prune/model.safetensors",
-    "pruned int8": "pruned/model.safetensors",
-}
 MARGIN = 0.005  # a handful of errors: relative differences would be noise
-PRUNE = {
-    "name": "prune",
-    "passes": [{"block_pruning": {"sparsity": 0.6}}],
-    "training": {"epochs": 6, "batch_s": 20, "optimizer": {"lr": 1e-3}},
+TRAINING = {"epochs": 3, "batch_s": 20, "optimizer": {"lr": 1e-3}}
+
+
+def trained(*passes: dict[str, Any]) -> dict[str, Any]:
+    """A stage that trains on."""
+    return {"passes": list(passes), "training": TRAINING}
+
+
+INT8 = {"passes": ["dynamic_int8"]}
+COMPRESSED: dict[str, list[dict[str, Any]]] = {
+    "int8": [INT8],
+    "int4": [{"passes": [{"quantization": {"numbers": "int4"}}]}],
+    "fp32, trained as long": [trained()],
+    "ternary": [trained({"quantization": {"numbers": "ternary"}})],
+    "rank / 2": [trained({"low_rank": {"ratio": 2.0, "closest": "outputs"}})],
+    "75 % of weights": [trained({"pruning": {"sparsity": 0.75}})],
+    "60 % of blocks, int8": [trained({"block_pruning": {"sparsity": 0.6}}), INT8],
+    "25 % of units": [trained({"structured_pruning": {"sparsity": 0.25}})],
+    "10 % of gates": [trained({"gate_pruning": {"criterion": "effect", "share": 0.1}})],
 }
 
 
@@ -68,23 +79,29 @@ def train(fold: str, corpora: Path) -> None:
 
 
 def compress_fold(fold: str, corpora: Path) -> None:
-    """Prune in blocks, then int8; and int8 alone."""
+    """Each family of passes at one strength; those that train have the same number of epochs."""
     run = RUNS / fold
-    start = run / "fp32.safetensors"
-    for name, stages in (("pruned", [PRUNE, {"passes": ["dynamic_int8"]}]), ("int8", [{"passes": ["dynamic_int8"]}])):
-        keys = {name: [str(run / f"manifests/{name}.jsonl.gz")] for name in ("train", "dev")}
-        recipe = Recipe.from_json({**keys, "stages": stages}, f"{HERE}/run.py")
-        compress(start, recipe, run / name, cache=run / "train", say=print)
+    data = {name: [str(run / f"manifests/{name}.jsonl.gz")] for name in ("train", "dev")}
+    for name, stages in COMPRESSED.items():
+        recipe = Recipe.from_json({**data, "stages": stages}, f"{HERE}/run.py")
+        compress(run / "fp32.safetensors", recipe, run / folder_of(name), cache=run / "train", say=print)
+
+
+def folder_of(variant: str) -> str:
+    """Where a variant lies in its fold's folder."""
+    return re.sub(r"[^a-z0-9]+", "-", variant.lower())
 
 
 def measure(fold: str, corpora: Path) -> None:
     """Tune the search on dev, recognize the test strings, write the report."""
     run = RUNS / fold
-    for name, path in VARIANTS.items():
-        bundle = Bundle.load(run / path)
-        tuned, _ = tune_bundle(bundle, run / "manifests/dev.jsonl.gz")
-        tuned.save(run / f"tuned/{name}.safetensors")
-    variants = [Variant(name, run / f"tuned/{name}.safetensors") for name in VARIANTS]
+    bundles = {"fp32": run / "fp32.safetensors"}
+    bundles |= {name: run / folder_of(name) / "model.safetensors" for name in COMPRESSED}
+    variants = []
+    for name, path in bundles.items():
+        tuned, _ = tune_bundle(Bundle.load(path), run / "manifests/dev.jsonl.gz")
+        variants.append(Variant(name, run / f"tuned/{folder_of(name)}.safetensors"))
+        tuned.save(variants[-1].bundle)
     evaluate(variants, run / "manifests/test.jsonl.gz", run / "results.jsonl", rounds=3)
     compare([run / "results.jsonl"], run / "report", speakers_fixed=True, margin=MARGIN).show()
 
