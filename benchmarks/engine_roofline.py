@@ -24,7 +24,8 @@ class Roofline:
 
     read_bytes_per_s: sums over as many bytes as the recurrent map has, again and again, so from the cache that holds
     them. recurrent_bytes_per_s: the recurrent product at batch 1, bytes of weights over time. peak_macs_per_s: int8
-    multiply-accumulates on registers. input_macs_per_s: the input product over 48 frames, quantization included.
+    multiply-accumulates on registers. input_macs_per_s: the input product over 48 frames. Quantization of the rows is
+    no part of either; their packing side by side is.
     """
 
     hidden: int

@@ -82,7 +82,7 @@ class NativeBackend:
         return self._model.weight_bytes
 
     def probe_product(self, layer: int, rows: int, repeats: int) -> None:
-        """For benchmarks: the bare product of a linear layer with so many rows, again and again."""
+        """For benchmarks: the bare product of a linear layer with so many rows, quantized before, again and again."""
         self._model.probe_product(layer, rows, repeats)
 
     def run_batch(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:

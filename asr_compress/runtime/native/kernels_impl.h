@@ -369,9 +369,11 @@ struct DenseInt8Tile {
     template <int ROWS>
     void run(int panel, int first) const {
         each_group<strips_for(ROWS)>(w.rows - panel * kPanelRows, [&](auto strips, int strip) {
-            if constexpr (ROWS > 1 && strips.count == kStrips) {
-                if (const int8_t* ahead = next_panel(panel, first / ROWS))
+            if constexpr (ROWS > 1 && strips.count > 1) {
+                if (const int8_t* ahead = next_panel(panel, first / ROWS)) {
+                    ahead += strip / 2 * (static_cast<size_t>(w.quads) * kTileBytes);
                     return this->template down<ROWS, strips.count, true>(panel, strip, first, ahead);
+                }
             }
             this->template down<ROWS, strips.count, false>(panel, strip, first, nullptr);
         });
@@ -408,9 +410,8 @@ struct DenseInt8Tile {
             UNROLL for (int i = 0; i < turn; i++) {
                 step(sum[i % chains], quad, across, tile);
                 if constexpr (AHEAD) {
-                    __builtin_prefetch(ahead, 0, 2);
-                    __builtin_prefetch(ahead + kTileBytes, 0, 2);
-                    ahead += 2 * kTileBytes;
+                    UNROLL for (int p = 0; p < STRIPS / 2; p++) __builtin_prefetch(ahead + p * kTileBytes, 0, 2);
+                    ahead += STRIPS / 2 * kTileBytes;
                 }
                 quad += onward;
                 tile += kStrips * kTileBytes;
@@ -439,12 +440,47 @@ struct DenseInt8Tile {
     }
 };
 
+// One row alone and whole panels, as most recurrences have them. Nothing stands between the panels that the stream of
+// weights would have to wait for.
+__attribute__((noinline)) void dense_int8_row(const DenseInt8& w, const Codes& x, const Output& out) {
+    constexpr int turn = 8;  // see DenseInt8Tile::down
+    const F scale = splat(x.scales[0]);
+    const int8_t* const codes = x.codes;
+    const size_t quads = static_cast<size_t>(w.quads);
+    const ptrdiff_t onward = out.backwards ? -1 : 1;
+    size_t panel = out.backwards ? static_cast<size_t>(w.panels) - 1 : 0;
+    for (int left = w.panels; left > 0; left--, panel += static_cast<size_t>(onward)) {
+        const size_t row = panel * kPanelRows;
+        const int8_t *tile = w.tiles + row * quads * kQuad, *quad = codes;
+        I even[kStrips][1], odd[kStrips][1];
+        UNROLL for (int s = 0; s < kStrips; s++) {
+            even[s][0] = load_i(w.correction + row + s * kLanes);
+            odd[s][0] = splat_i(0);
+        }
+        size_t k = 0;
+        for (; k + turn <= quads; k += turn, tile += turn * kStrips * kTileBytes, quad += turn * kQuad) {
+            UNROLL for (int i = 0; i < turn; i++)
+                DenseInt8Tile<true>::step(i % 2 ? odd : even, quad + i * kQuad, kQuad, tile + i * kStrips * kTileBytes);
+        }
+        for (; k < quads; k++, tile += kStrips * kTileBytes, quad += kQuad)
+            DenseInt8Tile<true>::step(even, quad, kQuad, tile);
+        UNROLL for (int s = 0; s < kStrips; s++) {
+            F sum = to_float(add_i(even[s][0], odd[s][0]));
+            store(out.out + row + s * kLanes,
+                  add(mul(sum, mul(scale, load(w.scales + row + s * kLanes))), load(out.add + row + s * kLanes)));
+        }
+    }
+}
+
 void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
-    Tiles tiles(x.count, kDenseRows);
+    constexpr bool roomy = kSums >= 2 * kStrips;  // registers for two sums of each strip
+    if (roomy && x.count == 1 && w.rows % kPanelRows == 0 && out.add) return dense_int8_row(w, x, out);
+    // A recurrence meets its weights once a step, from wherever they are; an input product meets them tile after tile.
+    Tiles tiles(x.count, x.count > kMaxBatch ? kInt8Rows : kDenseRows);
     // Where few weights meet the activations, as in convolutions, packing would take longer than it saves.
-    if (w.rows <= kNarrow) return each<kDenseRows>(w.panels, tiles, out.backwards, DenseInt8Tile<false>{w, x, out});
+    if (w.rows <= kNarrow) return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<false>{w, x, out});
     pack(x, tiles, static_cast<size_t>(w.quads));
-    each<kDenseRows>(w.panels, tiles, out.backwards, DenseInt8Tile<true>{w, x, out});
+    each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true>{w, x, out});
 }
 
 struct BlockInt8Tile {

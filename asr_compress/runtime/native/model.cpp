@@ -170,17 +170,22 @@ void Model::probe_product(size_t index, int rows, int repeats) const {
     if (rows < 1 || rows > 64) throw std::invalid_argument("rows must lie between 1 and 64");
     Borrowed borrowed(*this);
     size_t n = static_cast<size_t>(rows), stride = gate_stride(static_cast<size_t>(map->rows));
-    size_t cols = static_cast<size_t>(map->cols);
-    Buffer row, out, bias;
-    std::fill_n(row.reserve(cols), cols, 1.0f);
-    out.reserve(product_of(n, stride));
+    Buffer row, out, bias, codes, scales;
+    std::fill_n(row.reserve(layer(index).inputs), layer(index).inputs, 1.0f);
     std::fill_n(bias.reserve(stride), stride, 0.0f);
+    std::fill_n(scales.reserve(n), n, 1.0f);
     std::vector<const float*> x(n, row.get());
-    // A recurrence knows the largest magnitude of the row that it gives.
-    const float largest = 1.0f, *known = rows == 1 ? &largest : nullptr;
-    for (int i = 0; i < repeats; i++)
-        map->product(kernels_, x.data(), rows, Output{out.reserve(0), stride, bias.get(), 0, i % 2 != 0},
-                     borrowed.workspace->scratch, known);
+    Output output{out.reserve(product_of(n, stride)), stride, bias.get(), 0, false};
+    const Map::Quantization* quantization = map->quantization();
+    size_t bytes = quantization ? product_of(n, quantization->stride) : 0;
+    auto code = reinterpret_cast<int8_t*>(codes.reserve(bytes / sizeof(float) + 1));
+    std::memset(code, 1, bytes);
+    for (int i = 0; i < repeats; i++, output.backwards = !output.backwards) {
+        if (quantization)
+            map->product_of_codes(kernels_, code, scales.get(), rows, output, borrowed.workspace->scratch);
+        else
+            map->product(kernels_, x.data(), rows, output, borrowed.workspace->scratch);
+    }
 }
 
 }  // namespace asr

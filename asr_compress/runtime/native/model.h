@@ -35,7 +35,8 @@ public:
     // Output frame t from input frames [t * stride, t * stride + span); zeros beyond those that are given.
     void run_windows(size_t index, const float* in, size_t frames, float* out, size_t windows) const;
 
-    // For benchmarks: the bare product of a linear layer with `rows` rows of constants, so many times.
+    // For benchmarks: the bare product of a linear layer with `rows` rows of constants, quantized already where the map
+    // wants that, so many times.
     void probe_product(size_t index, int rows, int repeats) const;
 
 private:
