@@ -37,7 +37,7 @@ RUNS = Path("runs/digits")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "yweweler")
 FOLDS = ("takes", *SPEAKERS)
 MARGIN = 0.005  # a handful of errors: relative differences would be noise
-TRAINING = {"epochs": 3, "batch_s": 20, "optimizer": {"lr": 1e-3}}
+TRAINING = {"epochs": 2, "batch_s": 20, "optimizer": {"lr": 1e-3}}
 
 
 def trained(*passes: dict[str, Any]) -> dict[str, Any]:
