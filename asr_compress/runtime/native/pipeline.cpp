@@ -7,10 +7,12 @@ namespace asr {
 namespace {
 
 // Steps that a thread takes before others may go on with what it made: few of all, for the deepest layer's thread waits
-// for all before it, but enough for whole input products, and to read a large layer's weights from afar seldom.
+// for all before it, and so that what it made is still near; but enough for whole input products, and to read a large
+// layer's weights from afar seldom.
 size_t piece_of(size_t utterances, size_t length) {
-    constexpr size_t rows = 96, fewest = 6, most = 32, pieces = 12;
-    return std::clamp(length / pieces, std::clamp(rows / std::max<size_t>(utterances, 1), fewest, most), most);
+    constexpr size_t rows = 96, most_rows = 128, fewest = 6, most = 32, pieces = 12;
+    size_t count = std::max<size_t>(utterances, 1), least = std::clamp(rows / count, fewest, most);
+    return std::clamp(length / pieces, least, std::clamp(most_rows / count, least, most));
 }
 
 bool any_reverse(const Layer& layer) {
