@@ -23,9 +23,10 @@ class Roofline:
     """Of one layer size, one core.
 
     read_bytes_per_s: sums over as many bytes as the recurrent map has, again and again, so from the cache that holds
-    them. recurrent_bytes_per_s: the recurrent product at batch 1, bytes of weights over time. peak_macs_per_s: int8
-    multiply-accumulates on registers. input_macs_per_s: the input product over 48 frames. Quantization of the rows is
-    no part of either; their packing side by side is.
+    them. recurrent_bytes_per_s: the recurrent product at batch 1, all that it reads and writes: weights, and for each
+    row of them a scale, a correction, what is added and the sum. peak_macs_per_s: int8 multiply-accumulates on
+    registers. input_macs_per_s: the input product over 48 frames. Quantization of the rows is no part of either; their
+    packing side by side is.
     """
 
     hidden: int
@@ -52,7 +53,7 @@ def roofline(hidden: int) -> Roofline:
     stored = np.zeros(weights.size, np.int8)
     work: dict[str, tuple[Callable[[int], object], float]] = {
         "read": (lambda repeats: native.probe_read(chosen, stored, repeats), weights.size),
-        "recurrent": (lambda repeats: model.probe_product(0, 1, repeats), weights.size),
+        "recurrent": (lambda repeats: model.probe_product(0, 1, repeats), weights.size + 16 * len(weights)),
         "peak": (lambda repeats: native.probe_int8(chosen, 10_000 * repeats), native.probe_int8(chosen, 10_000)),
         "input": (lambda repeats: model.probe_product(0, _INPUT_ROWS, repeats), weights.size * _INPUT_ROWS),
     }
