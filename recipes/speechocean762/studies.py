@@ -64,8 +64,8 @@ The recognizer: {model}, {size} in fp32, dev error when it was trained {error}.
 Every table compares with the recognizer in fp32 on the same utterances of speechocean762's test speakers. Intervals are
 95 %, from resampled speakers; differences are paired, and 'no evidence' is neither a loss nor its absence. Words are
 searched with a lexicon and a trigram model, {beam} hypotheses; the weights are the recognizer's, tuned on dev speakers.
-Bytes are those of the whole file, lexicon included. The same families on an easy task, connected digits, are an absolute
-check: recipes/digits/RESULTS.md."""
+Bytes are those of the whole file, lexicon included. The same families on an easy task, connected digits, are an
+absolute check: recipes/digits/RESULTS.md."""
 
 
 @dataclass(frozen=True)
