@@ -153,7 +153,8 @@ class LearnedStep(Quantizer):
 
     def forward(self, weight: Tensor) -> Tensor:
         matrix = as_matrix(weight)
-        # The gradient of a step is that of all its weights; scaled like this it moves as fast as one of them.
+        # The gradient of a factor gathers those of all its weights; scaled as in the paper (section 2.2), it does not
+        # outweigh theirs where gradients are clipped together.
         rate = 1.0 / (matrix.shape[1] * self.most) ** 0.5
         factors = self.factors * rate + (self.factors - self.factors * rate).detach()
         steps = (self.first_steps * factors).abs().clamp_min(1e-12)[:, None]

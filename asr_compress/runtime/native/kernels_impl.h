@@ -1,8 +1,8 @@
 // Every kernel, written once over the sixteen lanes of a simd_*.h, which must be included first.
 //
 // The order of float operations is that of runtime/arithmetic.py, and each is rounded by itself but where multiply_add
-// stands: files that include this must be compiled with -ffp-contract=off. No inline code of the standard library may be used here: compiled
-// for a special instruction set, it could be the copy that the linker keeps for everyone.
+// stands: files that include this must be compiled with -ffp-contract=off. No inline code of the standard library may
+// be used here: compiled for a special instruction set, it could be the copy that the linker keeps for everyone.
 #pragma once
 
 #include "kernels.h"

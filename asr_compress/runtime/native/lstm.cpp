@@ -150,7 +150,8 @@ private:
     }
 
     // One step of the first n utterances. `rows` hold what the inputs give the gates; the rest is added in place, which
-    // keeps a line of it in the nearest cache from one to the other. `state` holds their cells; its outputs are brought up to date by `run`.
+    // keeps a line of it in the nearest cache from one to the other. `state` holds their cells; its outputs are brought
+    // up to date by `run`.
     void advance(const Kernels& kernels, const Utterances& u, size_t out_stride, size_t step, size_t n,
                  float* rows, Before& before, float* const* state, const Work& work, Scratch& scratch) const {
         // Every second step visits the weights from the other end: what the step before read last is still in the

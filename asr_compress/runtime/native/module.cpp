@@ -438,7 +438,8 @@ PyObject* probe_int8(PyObject*, PyObject* args) {
 
 PyMethodDef functions[] = {
     {"available", available, METH_NOARGS, "available() -> list[str]: instruction sets to choose from, best first."},
-    {"lstm_cell", lstm_cell, METH_VARARGS, "lstm_cell(instruction_set, gates, c, h): one cell update, in place; the largest magnitude in h."},
+    {"lstm_cell", lstm_cell, METH_VARARGS,
+     "lstm_cell(instruction_set, gates, c, h) -> largest magnitude in h: one cell update, in place."},
     {"probe_read", probe_read, METH_VARARGS, "probe_read(instruction_set, bytes, repeats): read bytes and sum them."},
     {"probe_int8", probe_int8, METH_VARARGS, "probe_int8(instruction_set, dots) -> multiply-accumulates done."},
     {nullptr, nullptr, 0, nullptr},
