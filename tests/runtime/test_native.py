@@ -105,6 +105,23 @@ def test_products_are_the_reference_bit_for_bit(name, rows, cols, count, seed):
         assert np.array_equal(with_set(isa, network).run_batch([x])[0], expected), isa
 
 
+@pytest.mark.parametrize("count", [1, 2, 11, 12, 13, 24, 27, 36, 64])
+def test_products_of_maps_beyond_the_second_level_cache(isa, count):
+    make = Maker(count, Int8.encode)
+    network = (make.linear(379, 1450),)  # more than kNearBytes of kernels_impl.h
+    x = make.frames(count, 379)
+    assert np.array_equal(native(network).run(x), Engine(network, "reference").run(x))
+
+
+def test_recurrences_of_maps_beyond_the_second_level_cache(isa):
+    make = Maker(0, Int8.encode)
+    network = (make.lstm(20, 379),)
+    batch = [make.frames(length, 20) for length in (6, *range(6, 0, -1), 5, 4, 4, 4, 4, 3, 3, 3, 2)]  # 16 down to 1
+    expected = Engine(network, "reference").run_batch(batch)
+    for got, wanted in zip(native(network).run_batch(batch), expected, strict=True):
+        assert np.array_equal(got, wanted)
+
+
 def test_products_of_extreme_codes_do_not_saturate(isa):
     cols = 1000
     weights = np.where(np.arange(cols) % 3 == 0, -1, 1) * np.ones((70, 1))

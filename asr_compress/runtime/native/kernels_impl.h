@@ -20,6 +20,7 @@ constexpr float kLog2E = 1.44269504f;
 constexpr float kCodeMax = 127.0f;
 constexpr int kNarrow = 2 * kLanes;
 constexpr size_t kNearBytes = 512 * 1024;  // weights up to here stay in the second-level cache
+constexpr int kNearQuads = 4;              // how far ahead weights come into the nearest cache
 
 // exp(x[n] * factor[n]) with x * factor clamped to +-29, for factors that are plus or minus a power of two. Several at
 // once and operation by operation: one alone is a chain of ten, and a processor does not look far enough ahead to
@@ -237,15 +238,19 @@ inline __attribute__((always_inline)) void finish_whole(const I (&sum)[STRIPS][R
     }
 }
 
-// Rows are multiplied a few at a time, to share each load of a weight: tiles of nearly equal height, `most` at most.
+// Rows are multiplied a few at a time, to share each load of a weight: tiles of `most` rows at most.
 struct Tiles {
-    int count, low, higher;  // the first `higher` tiles have low + 1 rows, the others low
+    int count, higher, high, low;  // the first `higher` tiles have `high` rows, the others `low`
 
-    Tiles(int rows, int most) : count((rows + most - 1) / most) {
-        low = count ? rows / count : 0;
-        higher = rows - low * count;
+    static Tiles of_nearly_equal_height(int rows, int most) {
+        int count = (rows + most - 1) / most, low = count ? rows / count : 0;
+        return {count, rows - low * count, low + 1, low};
     }
-    int height(int tile) const { return low + (tile < higher); }
+    // Weights come from afar while the first tile meets them: it shall have enough to do meanwhile.
+    static Tiles the_first_ones_full(int rows, int most) {
+        return {(rows + most - 1) / most, rows / most, most, rows % most};
+    }
+    int height(int tile) const { return tile < higher ? high : low; }
 };
 
 // Where the quads of a tile's rows stand side by side, so that they are read in order: [quads][height][4].
@@ -359,8 +364,25 @@ inline __attribute__((always_inline)) void each_group(int rows, const Body& body
     }
 }
 
-// PACKED: the activations stand side by side, see packed_tile; else row by row.
-template <bool PACKED>
+// Whether a map's weights come from beyond the second-level cache each time.
+inline bool far(const DenseInt8& w) {
+    return static_cast<size_t>(w.panels) * w.quads * kStrips * kTileBytes >= kNearBytes;
+}
+
+// Each row's quad of activations against the quads of weights below each other: four of a row's products.
+template <int ROWS, int STRIPS>
+inline __attribute__((always_inline)) void step(I (&sum)[STRIPS][ROWS], const int8_t* quad, size_t across,
+                                                const int8_t* tile) {
+    Tile weights[STRIPS];
+    UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = load_tile(tile + s * kTileBytes);
+    UNROLL for (int r = 0; r < ROWS; r++) {
+        Quad activations = load_quad(quad + r * across);
+        UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = dot(sum[s][r], activations, weights[s]);
+    }
+}
+
+// PACKED: the activations stand side by side, see packed_tile; else row by row. FAR: see far.
+template <bool PACKED, bool FAR>
 struct DenseInt8Tile {
     const DenseInt8 w;  // copies, which stay in registers
     const Codes x;
@@ -369,7 +391,7 @@ struct DenseInt8Tile {
     template <int ROWS>
     void run(int panel, int first) const {
         each_group<strips_for(ROWS)>(w.rows - panel * kPanelRows, [&](auto strips, int strip) {
-            if constexpr (ROWS > 1 && strips.count > 1) {
+            if constexpr (FAR && ROWS == kInt8Rows && strips.count > 1) {
                 if (const int8_t* ahead = next_panel(panel, first / ROWS)) {
                     ahead += strip / 2 * (static_cast<size_t>(w.quads) * kTileBytes);
                     return this->template down<ROWS, strips.count, true>(panel, strip, first, ahead);
@@ -380,11 +402,11 @@ struct DenseInt8Tile {
     }
 
     // The half of the next panel that is fetched while the second or third rows meet this one, which is near by then;
-    // null in other turns, and where all panels are near.
+    // null in other turns.
     const int8_t* next_panel(int panel, int turn) const {
         int next = out.backwards ? panel - 1 : panel + 1;
+        if ((turn != 1 && turn != 2) || next < 0 || next >= w.panels) return nullptr;
         size_t half = static_cast<size_t>(w.quads) * kStrips * kTileBytes / 2;
-        if ((turn != 1 && turn != 2) || next < 0 || next >= w.panels || 2 * half * w.panels < kNearBytes) return nullptr;
         return w.tiles + (static_cast<size_t>(next) * 2 + turn - 1) * half;
     }
 
@@ -409,6 +431,11 @@ struct DenseInt8Tile {
         for (; k + turn <= w.quads; k += turn) {
             UNROLL for (int i = 0; i < turn; i++) {
                 step(sum[i % chains], quad, across, tile);
+                // From the second-level cache to the nearest: half a panel of a large map does not stay there.
+                if constexpr (FAR && STRIPS == 2) {
+                    UNROLL for (int p = 0; p < STRIPS; p++)
+                        __builtin_prefetch(tile + kNearQuads * kStrips * kTileBytes + p * kTileBytes, 0, 3);
+                }
                 if constexpr (AHEAD) {
                     UNROLL for (int p = 0; p < STRIPS / 2; p++) __builtin_prefetch(ahead + p * kTileBytes, 0, 2);
                     ahead += STRIPS / 2 * kTileBytes;
@@ -426,17 +453,6 @@ struct DenseInt8Tile {
             return finish_whole(sum[0], x, w.scales + row, out, static_cast<size_t>(first), static_cast<size_t>(row));
         UNROLL for (int s = 0; s < STRIPS; s++)
             finish(sum[0][s], x, w.scales + row + s * kLanes, out, first, row + s * kLanes, w.rows);
-    }
-
-    template <int ROWS, int STRIPS>
-    static inline __attribute__((always_inline)) void step(I (&sum)[STRIPS][ROWS], const int8_t* quad, size_t across,
-                                                           const int8_t* tile) {
-        Tile weights[STRIPS];
-        UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = load_tile(tile + s * kTileBytes);
-        UNROLL for (int r = 0; r < ROWS; r++) {
-            Quad activations = load_quad(quad + r * across);
-            UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = dot(sum[s][r], activations, weights[s]);
-        }
     }
 };
 
@@ -460,10 +476,10 @@ __attribute__((noinline)) void dense_int8_row(const DenseInt8& w, const Codes& x
         size_t k = 0;
         for (; k + turn <= quads; k += turn, tile += turn * kStrips * kTileBytes, quad += turn * kQuad) {
             UNROLL for (int i = 0; i < turn; i++)
-                DenseInt8Tile<true>::step(i % 2 ? odd : even, quad + i * kQuad, kQuad, tile + i * kStrips * kTileBytes);
+                step(i % 2 ? odd : even, quad + i * kQuad, kQuad, tile + i * kStrips * kTileBytes);
         }
         for (; k < quads; k++, tile += kStrips * kTileBytes, quad += kQuad)
-            DenseInt8Tile<true>::step(even, quad, kQuad, tile);
+            step(even, quad, kQuad, tile);
         UNROLL for (int s = 0; s < kStrips; s++) {
             F sum = to_float(add_i(even[s][0], odd[s][0]));
             store(out.out + row + s * kLanes,
@@ -475,12 +491,17 @@ __attribute__((noinline)) void dense_int8_row(const DenseInt8& w, const Codes& x
 void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
     constexpr bool roomy = kSums >= 2 * kStrips;  // registers for two sums of each strip
     if (roomy && x.count == 1 && w.rows % kPanelRows == 0 && out.add) return dense_int8_row(w, x, out);
-    // A recurrence meets its weights once a step, from wherever they are; an input product meets them tile after tile.
-    Tiles tiles(x.count, x.count > kMaxBatch ? kInt8Rows : kDenseRows);
+    if (far(w)) {
+        Tiles tiles = Tiles::the_first_ones_full(x.count, kInt8Rows);
+        pack(x, tiles, static_cast<size_t>(w.quads));
+        return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true, true>{w, x, out});
+    }
+    // A recurrence meets its weights once a step; an input product meets them tile after tile.
+    Tiles tiles = Tiles::of_nearly_equal_height(x.count, x.count > kMaxBatch ? kInt8Rows : kDenseRows);
     // Where few weights meet the activations, as in convolutions, packing would take longer than it saves.
-    if (w.rows <= kNarrow) return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<false>{w, x, out});
+    if (w.rows <= kNarrow) return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<false, false>{w, x, out});
     pack(x, tiles, static_cast<size_t>(w.quads));
-    each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true>{w, x, out});
+    each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true, false>{w, x, out});
 }
 
 struct BlockInt8Tile {
@@ -565,7 +586,7 @@ void block_int8(const BlockInt8& w, const Codes& x, const Output& out) {
     if (x.count == 1 && w.whole && out.add) return block_int8_row<true>(w, x, out);
     if (x.count == 1) return block_int8_row<false>(w, x, out);
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
-    Tiles tiles(x.count, kRows);
+    Tiles tiles = Tiles::of_nearly_equal_height(x.count, kRows);
     pack(x, tiles, quads);
     each_tile_first<kRows>(w.count, tiles, out.backwards, BlockInt8Tile{w, x, out, quads});
 }
@@ -612,7 +633,7 @@ struct BlockInt4Tile {
 
 void block_int4(const BlockInt4& w, const Codes& x, const Output& out) {
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
-    Tiles tiles(x.count, kRows);
+    Tiles tiles = Tiles::of_nearly_equal_height(x.count, kRows);
     pack(x, tiles, quads);
     each<kRows>(w.strips, tiles, out.backwards, BlockInt4Tile{w, x, out, quads});
 }
@@ -753,7 +774,7 @@ inline void sum_groups(const GroupInt4& w, const Codes& x) {
 
 void group_int4(const GroupInt4& w, const Codes& x, const Output& out) {
     sum_groups(w, x);
-    Tiles tiles(x.count, kDenseRows);
+    Tiles tiles = Tiles::of_nearly_equal_height(x.count, kDenseRows);
     if (x.count <= 1) return each<1>(w.panels, tiles, out.backwards, GroupInt4Row{w, x, out});
     pack(x, tiles, static_cast<size_t>(w.octets) * 2);
     each<kDenseRows>(w.panels, tiles, out.backwards, GroupInt4Tile{w, x, out});
@@ -794,7 +815,7 @@ struct DenseF32Tile {
 };
 
 void dense_f32(const DenseF32& w, const float* const* x, int count, const Output& out) {
-    each<kDenseRows>(w.panels, Tiles(count, kDenseRows), out.backwards, DenseF32Tile{w, x, out});
+    each<kDenseRows>(w.panels, Tiles::of_nearly_equal_height(count, kDenseRows), out.backwards, DenseF32Tile{w, x, out});
 }
 
 // ---- probes of the machine -----------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ struct AddProductTile {
 };
 
 void add_product(const DenseF32& w, const float* const* x, int count, bool backwards, float* const* out) {
-    each<kDenseRows>(w.panels, Tiles(count, kDenseRows), backwards, AddProductTile{w, x, out});
+    each<kDenseRows>(w.panels, Tiles::of_nearly_equal_height(count, kDenseRows), backwards, AddProductTile{w, x, out});
 }
 
 inline F sigmoid_of(F x) {

@@ -29,6 +29,10 @@ struct Utterances {
     const SharedCodes* shared = nullptr;  // `in`, quantized as the layer's shared_quantization says
 };
 
+// Rows of one batched input product of an LSTM. More of them share each load of the weights; fewer keep the gates they
+// produce in the second-level cache until the recurrence reads them.
+constexpr size_t kInputRows = 48;
+
 class Layer {
 public:
     Layer(size_t inputs, size_t outputs) : inputs(inputs), outputs(outputs) {}

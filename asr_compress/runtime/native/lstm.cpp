@@ -9,10 +9,6 @@
 namespace asr {
 namespace {
 
-// Rows of one batched input product. More of them share each load of the weights; fewer keep the gates they
-// produce in the second-level cache until the recurrence reads them.
-constexpr size_t kInputRows = 48;
-
 class LSTMDirection {
 public:
     explicit LSTMDirection(Direction direction) : d_(std::move(direction)) {

@@ -7,12 +7,13 @@ namespace asr {
 namespace {
 
 // Steps that a thread takes before others may go on with what it made: few of all, for the deepest layer's thread waits
-// for all before it, and so that what it made is still near; but enough for whole input products, and to read a large
-// layer's weights from afar seldom.
+// for all before it; but many, to read a large layer's weights from afar seldom; and whole input products, of which a
+// small one at the end of each piece would take as long as a large one.
 size_t piece_of(size_t utterances, size_t length) {
-    constexpr size_t rows = 96, most_rows = 128, fewest = 6, most = 32, pieces = 12;
-    size_t count = std::max<size_t>(utterances, 1), least = std::clamp(rows / count, fewest, most);
-    return std::clamp(length / pieces, least, std::clamp(most_rows / count, least, most));
+    constexpr size_t fewest_pieces = 6, pieces = 12, most = 48, fewest_rows = 12;
+    size_t count = std::max<size_t>(utterances, 1), product = (kInputRows + count - 1) / count;
+    while (product * fewest_pieces > length && product * count >= 2 * fewest_rows) product = (product + 1) / 2;
+    return product * std::max<size_t>(std::min(length / pieces, most) / product, 1);
 }
 
 bool any_reverse(const Layer& layer) {
