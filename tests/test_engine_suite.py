@@ -59,3 +59,15 @@ def test_outside_of_the_source_tree_it_says_so(
 def test_what_cannot_be_measured_is_refused(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == 2
     assert "engine" in capsys.readouterr().err
+
+
+def test_what_structured_pruning_is_worth_on_every_engine(tmp_path: Path) -> None:
+    structured = pytest.importorskip("benchmarks.structured", reason="the source tree's benchmarks, with torch")
+    words = ["--models", "lstm-tiny", "--frames", "20", "--rounds", "1", "--json", str(tmp_path / "found.json")]
+    structured.main(words)
+    found = json.loads((tmp_path / "found.json").read_text())
+    native = {row["variant"]: row for row in found["rows"] if row["engine"] == "native"}
+    assert native["50 % of units"]["weights_bytes"] < 0.5 * native["whole"]["weights_bytes"]
+    assert native["last LSTM layer"]["weights_bytes"] < native["whole"]["weights_bytes"]
+    text = (tmp_path / "found.md").read_text()
+    assert "| torch | 25 % of units |" in text and "--frames 20" in text

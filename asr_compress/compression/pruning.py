@@ -14,6 +14,7 @@ from asr_compress.compression import schedules
 from asr_compress.compression.base import Context, Params, Pass, Report
 from asr_compress.compression.criteria import Criterion, gains
 from asr_compress.compression.order import BLOCKS, QUANTIZED, SPARSE
+from asr_compress.compression.threshold import largest_threshold
 from asr_compress.compression.units import Units, in_strips, keep_best, keep_globally, keep_in_groups, members
 from asr_compress.models.encode import matrix_of
 from asr_compress.models.maps import Map, maps_of, unknown_parts
@@ -46,7 +47,9 @@ class PruningParams(Params):
         None, description="shares for the gates of an LSTM, in place of `sparsity`, which holds for other maps"
     )
     threshold: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
-        None, description="drop units below this many times their map's rms; auto: the most that `ceiling` allows"
+        None,
+        description="drop units below this many times the rms of their map, or of all with scope global; auto: the "
+        "most that `ceiling` allows",
     )
     ceiling: Annotated[float, Field(ge=0)] = Field(0.02, description="for auto: relative rise of the dev error allowed")
     schedule: Literal["one_shot", "cubic", "narang"] = Field("cubic", description="how sparsity grows in training")
@@ -136,6 +139,7 @@ class Pruning(Pass):
         report.skipped |= {item.name: "not chosen by include and exclude" for item in left}
         weights_gains = gains(model, chosen, params.criterion, context, self.name)
         self.targets = [self._target(item, gain) for item, gain in zip(chosen, weights_gains, strict=True)]
+        self.share = params.sparsity or 0.0  # of all maps' weights, for scope global
         if params.threshold is not None:
             self._choose_by_threshold(model, context, report)
         for target in self.targets:
@@ -171,6 +175,16 @@ class Pruning(Pass):
             threshold, report.figures["dev"] = self._search(model, context)
             report.figures["threshold"] = threshold
         assert isinstance(threshold, float)
+        self._set_shares_below(threshold)
+
+    def _set_shares_below(self, threshold: float) -> None:
+        """What is below `threshold` times the rms is what is to go."""
+        if self.params.scope == "global":
+            scores = np.concatenate([target.scores().reshape(-1) for target in self.targets])
+            sizes = np.concatenate([target.units.sizes().reshape(-1) for target in self.targets])
+            below = np.sqrt(scores) < threshold * np.sqrt(scores.mean())
+            self.share = float(sizes[below].sum() / sizes.sum())
+            return
         for target in self.targets:
             target.sparsity = self._shares_below(target, threshold)
             self._note_quantiles(target)
@@ -182,22 +196,20 @@ class Pruning(Pass):
         counts = np.bincount(target.groups.reshape(-1), weights=below.reshape(-1))
         return counts / np.bincount(target.groups.reshape(-1))
 
-    def _search(self, model: nn.Module, context: Context, trials: int = 8) -> tuple[float, list[dict[str, float]]]:
-        """The largest threshold whose dev error stays under the ceiling, by bisection."""
+    def _search(self, model: nn.Module, context: Context) -> tuple[float, list[dict[str, float]]]:
+        """The largest threshold whose dev error stays under the ceiling."""
         params: PruningParams = self.params
-        limit = context.quality(model, self.name).error * (1 + params.ceiling)
-        low, high, tried = 0.0, 3.0, []
-        for _ in range(trials):
-            middle = (low + high) / 2
-            for target in self.targets:
-                shares = self._shares_below(target, middle)
-                target.keep(keep_in_groups(target.scores(), target.groups, shares))
-            error = context.quality(model, self.name).error
-            tried.append({"threshold": middle, "error": error})
-            low, high = (middle, high) if error <= limit else (low, middle)
+
+        def error_at(threshold: float) -> float:
+            self._set_shares_below(threshold)
+            self._prune(1.0)
+            return context.quality(model, self.name).error
+
+        found = largest_threshold(error_at, context.quality(model, self.name).error * (1 + params.ceiling))
         for target in self.targets:
             target.mask.mask.fill_(True)
-        return low, tried
+            target.mask.final.fill_(False)
+        return found
 
     def on_step(self, step: int, steps: int) -> None:
         params: PruningParams = self.params
@@ -226,7 +238,7 @@ class Pruning(Pass):
         """Drop `share` of what is to go in the end."""
         if self.params.scope == "global":
             sizes = [target.units.sizes() for target in self.targets]
-            kept = keep_globally([t.scores() for t in self.targets], share * (self.params.sparsity or 0.0), sizes)
+            kept = keep_globally([t.scores() for t in self.targets], share * self.share, sizes)
         else:
             kept = [keep_in_groups(t.scores(), t.groups, share * t.sparsity) for t in self.targets]
         for target, keep in zip(self.targets, kept, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
@@ -13,7 +14,7 @@ from asr_compress.compression.base import Context, Outputs, Params, Pass, Report
 from asr_compress.compression.structured import ties_of
 from asr_compress.models.maps import Map, directions_of, map_of, maps_of, unknown_parts
 from asr_compress.models.parametrizations import as_matrix
-from asr_compress.models.select import sites_of
+from asr_compress.models.select import Site, sites_of
 from asr_compress.runtime.formats.block_sparse import BLOCK_COLS, BLOCK_ROWS
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class RegularizationParams(Params):
         (BLOCK_ROWS, BLOCK_COLS), description="rows and columns of a block"
     )
     include: tuple[str, ...] = Field(
-        ("input", "recurrent", "projection"), description="maps, for weights and blocks, by kind or name pattern"
+        ("input", "recurrent", "projection"),
+        description="maps by kind or name pattern; of gate rows and units, those with a map among them",
     )
     exclude: tuple[str, ...] = Field((), description="maps to leave alone")
 
@@ -40,7 +42,8 @@ class Regularization(Pass):
     """Add `strength` times the sum of the norms of all groups, each times the root of its size, to the loss.
 
     A group is a weight (L1), a block, a gate's row in both maps together, or everything that is tied to a hidden
-    unit. The norms pull whole groups to zero; a pruning pass with a threshold then takes them out.
+    unit. The norms pull whole groups to zero; a pass of pruning then takes them out: `pruning` and `gate_pruning` by a
+    threshold, `structured_pruning` by a share.
 
     Sources: Yuan and Lin 2006 (group lasso); Wen et al. 2018, "Learning intrinsic sparse structures within LSTM".
     """
@@ -54,13 +57,15 @@ class Regularization(Pass):
         params: RegularizationParams = self.params
         self.model = model
         report = Report(unsupported=unknown_parts(model))
-        if params.group in ("weight", "block"):
-            self.maps = maps_of(model, params.include, params.exclude)
-            report.touched = {item.name: {} for item in self.maps}
-        elif params.group == "gate_row":
-            report.touched = {name: {} for name in directions_of(model)}
-        else:
-            report.touched = {site.name: {} for site in sites_of(model)}
+        self.maps = maps_of(model, params.include, params.exclude)
+        names, chosen = [item.name for item in maps_of(model)], {item.name for item in self.maps}
+        if params.group in ("gate_row", "unit"):
+            directions = {item.name.rpartition(".")[0] for item in self.maps}
+            parts = directions_of(model) if params.group == "gate_row" else [site.name for site in sites_of(model)]
+            names, chosen = list(parts), directions & set(parts)
+        self.chosen = [name for name in names if name in chosen]
+        report.touched = {name: {} for name in self.chosen}
+        report.skipped = {name: "not chosen by include and exclude" for name in names if name not in chosen}
         return report.check(self.name, context.strict)
 
     def losses(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:
@@ -74,8 +79,8 @@ class Regularization(Pass):
         if group == "block":
             return torch.stack([_block_norms(item, self.params.block) for item in self.maps]).sum()
         if group == "gate_row":
-            return torch.stack([_gate_row_norms(self.model, name) for name in directions_of(self.model)]).sum()
-        return _unit_norms(self.model)
+            return torch.stack([_gate_row_norms(self.model, name) for name in self.chosen]).sum()
+        return _unit_norms([site for site in sites_of(self.model) if site.name in self.chosen])
 
     def finalize(self, model: nn.Module) -> Report:
         with torch.no_grad():
@@ -105,14 +110,10 @@ def _gate_row_norms(model: nn.Module, name: str) -> Tensor:
     return size**0.5 * _norm(torch.stack([weight.square().sum(dim=1) for weight in weights]).sum(dim=0)).sum()
 
 
-def _unit_norms(model: nn.Module) -> Tensor:
+def _unit_norms(sites: Sequence[Site]) -> Tensor:
     total = torch.zeros(())
-    for site in sites_of(model):
-        squares = (
-            site.direction.bias_ih.new_zeros(site.direction.hidden) if site.direction.bias_ih is not None else None
-        )
-        if squares is None:
-            squares = site.direction.weight_hh.new_zeros(site.direction.hidden)
+    for site in sites:
+        squares = site.direction.weight_hh.new_zeros(site.direction.hidden)
         size = 0
         for tie in ties_of(site, "hidden"):
             weight = as_matrix(tie.item.weight).square()

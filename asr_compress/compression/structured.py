@@ -16,6 +16,7 @@ from asr_compress.compression import schedules
 from asr_compress.compression.base import Context, Params, Pass, Report
 from asr_compress.compression.criteria import Criterion, gains
 from asr_compress.compression.order import BLOCKS, FACTORS, QUANTIZED
+from asr_compress.compression.threshold import largest_threshold
 from asr_compress.compression.units import keep_best
 from asr_compress.models.adopt import LSTMCell
 from asr_compress.models.encode import matrix_of
@@ -35,6 +36,12 @@ class StructuredParams(Params):
     unit: Literal["hidden", "projection"] = Field("hidden", description="what goes")
     sparsity: Share | None = Field(None, description="share of units to drop")
     keep: Annotated[int, Field(ge=1)] | None = Field(None, description="units to keep in each direction, instead")
+    threshold: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
+        None,
+        description="instead: drop units whose weights are below this many times the rms of their direction's; auto: "
+        "the most that `ceiling` allows",
+    )
+    ceiling: Annotated[float, Field(ge=0)] = Field(0.02, description="for auto: relative rise of the dev error allowed")
     criterion: Criterion = Field("magnitude", description="what makes a unit matter; summed over all tied weights")
     scope: Literal["direction", "global"] = Field(
         "direction",
@@ -48,10 +55,10 @@ class StructuredParams(Params):
 
     @model_validator(mode="after")
     def _check(self) -> StructuredParams:
-        if (self.sparsity is None) == (self.keep is None):
-            raise ValueError("give `sparsity` or `keep`")
-        if self.keep is not None and self.scope == "global":
-            raise ValueError("`keep` is for each direction; `scope` must be direction")
+        if sum(target is not None for target in (self.sparsity, self.keep, self.threshold)) != 1:
+            raise ValueError("give one of `sparsity`, `keep` and `threshold`")
+        if self.sparsity is None and self.scope == "global":
+            raise ValueError("`keep` and `threshold` are for each direction; `scope` must be direction")
         return self
 
 
@@ -141,7 +148,36 @@ class StructuredPruning(Pass):
                 report.touched[site.name] = {"units": _count(site, params.unit)}
         report.check(self.name, context.strict)
         self.targets = self._targets(model, chosen, context)
+        if params.threshold is not None:
+            self._choose_by_threshold(model, context, report)
         return report
+
+    def _choose_by_threshold(self, model: nn.Module, context: Context, report: Report) -> None:
+        """Turn a threshold into units to drop from each direction."""
+        params: StructuredParams = self.params
+        threshold = params.threshold
+        if threshold == "auto":
+
+            def error_at(tried: float) -> float:
+                self._drop_below(tried)
+                self._mask(1.0)
+                return context.quality(model, self.name).error
+
+            limit = context.quality(model, self.name).error * (1 + params.ceiling)
+            threshold, report.figures["dev"] = largest_threshold(error_at, limit)
+            report.figures["threshold"] = threshold
+            for target in self.targets:
+                target.keep(np.ones(target.count, np.bool_))
+                for _, mask in target.masks:
+                    mask.final.fill_(False)
+        assert isinstance(threshold, float)
+        self._drop_below(threshold)
+
+    def _drop_below(self, threshold: float) -> None:
+        for target in self.targets:
+            scores = target.scores()
+            kept = int((np.sqrt(scores) >= threshold * np.sqrt(scores.mean())).sum())
+            target.drop = target.count - _rounded(kept, self.params.multiple, target.count)
 
     def _targets(self, model: nn.Module, sites: list[Site], context: Context) -> list[_Target]:
         params: StructuredParams = self.params

@@ -214,6 +214,58 @@ def pruning(base: Base) -> Study:
     )
 
 
+def structured(base: Base) -> Study:
+    def units(share: float, schedule: str = "one_shot") -> dict[str, Any]:
+        return {"structured_pruning": {"sparsity": share, "multiple": 4, "schedule": schedule}}
+
+    layer = {"layer_removal": {"count": 1}}
+    trained = {
+        "25 % of units, trained": units(0.25, "cubic"),
+        "50 % of units, trained": units(0.5, "cubic"),
+        "one LSTM layer less, trained": layer,
+    }
+    return Study(
+        "Whole units and layers",
+        "What do hidden units cost, and whole LSTM layers? What is left is an ordinary, smaller model, faster in every "
+        "engine (benchmarks/results/structured.md). Units go with everything that is tied to them; of the layers goes "
+        "the one that dev speech misses least.",
+        (
+            *(Trial(f"{100 * share:.0f} % of units", [{"passes": [units(share)]}]) for share in (0.05, 0.1, 0.25, 0.5)),
+            Trial("one LSTM layer less", [{"passes": [layer]}], listens=True),
+            Trial(CONTROL, [TRAIN]),
+            *(Trial(name, [{"passes": [step], **TRAIN}], listens=step is layer) for name, step in trained.items()),
+        ),
+        pairs=tuple((name, CONTROL) for name in trained),
+    )
+
+
+def repair(base: Base) -> Study:
+    harms: dict[str, tuple[str | dict[str, Any], ...]] = {
+        "fp32": (),
+        "int8": ("dynamic_int8",),
+        "75 % of weights": ({"pruning": {"sparsity": 0.75}},),
+        "50 % of blocks": ({"block_pruning": {"sparsity": 0.5}},),
+        "20 % of gates": ({"gate_pruning": {"criterion": "effect", "share": 0.2}},),
+        "90 % of weights": ({"pruning": {"sparsity": 0.9}},),
+    }
+    trials, pairs = [], []
+    for name, passes in harms.items():
+        listens = "gates" in name
+        mended = f"{name}, blank bias"
+        if passes:
+            trials.append(Trial(name, [{"passes": list(passes)}], listens=listens))
+        trials.append(Trial(mended, [{"passes": [*passes, "blank_bias"]}], listens=True))
+        pairs.append((mended, name))
+    return Study(
+        "Repair of CTC",
+        "Compressed models fail by deletions, because the blank wins too often. How much of that does a constant added "
+        "to the blank's logit mend, which costs no byte and no training? It is the one with the fewest errors of "
+        "greedy decoding on dev speech.",
+        tuple(trials),
+        pairs=tuple(pairs),
+    )
+
+
 def units_of_same_bytes(bundle: Bundle) -> tuple[int, int, int]:
     """Units a direction of the largest dense model no larger than 90 % blocks; bytes of the blocks, and of it."""
 
@@ -246,6 +298,7 @@ def distillation(base: Base) -> Study:
         "frame KL, all frames": {"distillation": {"blank_weight": 1.0}},
         "frame KL, blanks masked": {"distillation": {"blank_weight": 0.0}},
         "frame KL, blanks 0.1, window 1": {"distillation": {"blank_weight": 0.1, "window": 1}},
+        "bounded softmax L2": {"distillation": {"loss": "l2", "blank_weight": 1.0}},
         "teacher only, no transcripts": {"distillation": {"hard": 0.0, "blank_weight": 1.0}},
         "N-best sequences": {"sequence_distillation": {}},
         "hidden regression": {"hidden_regression": {}},
@@ -370,6 +423,8 @@ STUDIES: dict[str, Callable[[Base], Study]] = {
     "quantization": quantization,
     "low-rank": low_rank,
     "pruning": pruning,
+    "structured": structured,
+    "repair": repair,
     "distillation": distillation,
     "gates": gates,
     "order": order,

@@ -230,7 +230,29 @@ def test_gradients_decide(criterion: str) -> None:
     assert not item.masks()[0].mask[:, 3].any()
 
 
-def test_threshold_auto_finds_the_most_that_the_ceiling_allows() -> None:
+@pytest.mark.parametrize("scope", ["map", "strip", "global"])
+def test_threshold_is_a_number_of_times_the_rms(scope: str) -> None:
+    model = small()
+    items = maps_of(model, ["input", "recurrent"])
+    with torch.no_grad():
+        for number, item in enumerate(items):  # maps of unlike size, as global scope tells from map
+            item.trained.mul_(1 + number)
+    whole = {item.name: item.matrix.abs() for item in items}
+    rms = torch.cat([matrix.flatten() for matrix in whole.values()]).square().mean().sqrt()
+    report = pruned(model, Pruning(PruningParams(threshold=0.6, scope=scope)))
+    for item in maps_of(model, ["input", "recurrent"]):
+        matrix = whole[item.name]
+        limit = 0.6 * (rms if scope == "global" else matrix.square().mean().sqrt())
+        below = matrix < limit
+        if scope == "strip":  # as many of each row go as are below
+            assert torch.equal((item.matrix == 0).sum(dim=1), below.sum(dim=1))
+        else:
+            assert torch.equal(item.matrix == 0, below)
+    assert 0.2 < report["figures"]["sparsity"] < 0.8
+
+
+@pytest.mark.parametrize("scope", ["map", "global"])
+def test_threshold_auto_finds_the_most_that_the_ceiling_allows(scope: str) -> None:
     model = small()
     before = {m.name: m.matrix.numpy() for m in maps_of(model)}
 
@@ -240,7 +262,7 @@ def test_threshold_auto_finds_the_most_that_the_ceiling_allows() -> None:
         return 0.5 + (1 - kept / whole)
 
     context = Context(measure=measure_by(error))
-    report = pruned(model, Pruning(PruningParams(threshold="auto", ceiling=0.1)), context)
+    report = pruned(model, Pruning(PruningParams(threshold="auto", ceiling=0.1, scope=scope)), context)
     assert 0.5 < error(model) <= 0.55
     assert error(model) > 0.53
     assert len(report["figures"]["dev"]) == 8 and report["figures"]["sparsity"] > 0.2

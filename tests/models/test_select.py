@@ -18,7 +18,7 @@ from asr_compress.models.layers import Conv, FrameStack, LayerNorm, Linear, Recu
 from asr_compress.models.lstm import LSTM
 from asr_compress.models.maps import directions_of
 from asr_compress.models.select import removable, select_hidden, select_projection, sites_of
-from tests.compression.speech import batches, train_steps
+from tests.compression.speech import batches, measure_by, train_steps
 from tests.models.small import BUILDERS, assert_close, engine_logits, logits, small
 
 ADOPTED = list(itertools.product((1, 2, 3), (False, True), (0, 4), (False, True)))
@@ -172,6 +172,47 @@ def test_kept_units_are_rounded_up() -> None:
     step.prepare(model, Context())
     step.finalize(model)
     assert [d.hidden for d in directions_of(model).values()] == [8, 8]
+
+
+def quieted(units: int) -> AcousticModel:
+    """The first layer's last units have weights a tenth as large, in everything that is tied to them."""
+    model = small("lstm")
+    direction = model.layers[2].directions[0]
+    last = range(18 - units, 18)
+    with torch.no_grad():
+        for unit in last:
+            for weight in (direction.weight_ih, direction.weight_hh):
+                weight[unit::18] *= 0.1
+            direction.weight_hh[:, unit] *= 0.1
+            model.layers[5].directions[0].weight_ih[:, unit] *= 0.1
+    return model
+
+
+def test_a_threshold_is_a_number_of_times_the_rms_of_the_units() -> None:
+    model = quieted(5)
+    step = StructuredPruning(StructuredParams(threshold=0.3, multiple=1))
+    step.prepare(model, Context())
+    assert [target.drop for target in step.targets] == [5, 0]
+    step.finalize(model)
+    assert [d.hidden for d in directions_of(model).values()] == [13, 18]
+
+
+def test_threshold_auto_stays_under_the_ceiling() -> None:
+    model = quieted(5)
+
+    def error(candidate: nn.Module) -> float:  # the quiet units do not matter; each of the others costs a tenth
+        silent = [
+            int((d.weight_hh.view(4, d.hidden, -1) == 0).all(2).all(0).sum()) for d in directions_of(candidate).values()
+        ]
+        return 0.5 * (1 + 0.1 * (max(silent[0] - 5, 0) + silent[1]))
+
+    context = Context(measure=measure_by(error))
+    step = StructuredPruning(StructuredParams(threshold="auto", ceiling=0.35, multiple=1))
+    report = step.prepare(model, context)
+    assert len(report.figures["dev"]) == 8 and error(model) == 0.5  # nothing is masked before its time
+    step.finalize(model)
+    dropped = 36 - sum(d.hidden for d in directions_of(model).values())
+    assert dropped in (7, 8)  # three more than the quiet ones, or two where the next two go at the same threshold
 
 
 def test_gradual_in_training() -> None:
