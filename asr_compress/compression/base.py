@@ -10,8 +10,9 @@ The training loop's `Hook` is the part of a `Pass` that it sees: `on_step`, `los
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
@@ -132,6 +133,18 @@ class Report:
     unsupported: dict[str, str] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of_unsupported(cls, parts: Mapping[str, str], exclude: Sequence[str] = ()) -> Report:
+        """A report to begin with: `parts` by name with the reason, as skipped where a pattern of `exclude` names them.
+
+        What is left out by name is left alone on purpose, so `check` does not count it.
+        """
+        left = {name for name in parts if any(fnmatchcase(name, pattern) for pattern in exclude)}
+        return cls(
+            skipped={name: f"left out by `exclude`; {parts[name]}" for name in parts if name in left},
+            unsupported={name: reason for name, reason in parts.items() if name not in left},
+        )
+
     def check(self, name: str, strict: bool) -> Report:
         """Itself.
 
@@ -141,7 +154,9 @@ class Report:
         if strict and self.unsupported:
             part, reason = next(iter(self.unsupported.items()))
             more = f" and {len(self.unsupported) - 1} more" if len(self.unsupported) > 1 else ""
-            raise InputError(f"{name}: {part} is not supported: {reason}{more}; skip it by name or set `strict: false`")
+            raise InputError(
+                f"{name}: {part} is not supported: {reason}{more}; leave it out by `exclude` or set `strict: false`"
+            )
         if strict and not self.touched:
             raise InputError(f"{name}: the model has nothing that this pass could change")
         return self

@@ -132,10 +132,9 @@ def delayed(outputs: Outputs, posteriors: Posteriors, delay: int) -> tuple[Tenso
     """Student logits and teacher log probabilities, the student `delay` frames later, and which frames both have."""
     logits, target, lengths = outputs.logits, posteriors.log_probs, outputs.lengths
     if delay:
-        logits, target, lengths = (
-            logits[:, delay:],
-            target[:, : logits.shape[1] - delay],
-            (lengths - delay).clamp_min(0),
-        )
+        # A batch no longer than the delay keeps a frame that is not valid: `frame_weights` cannot pool over none.
+        shift = min(delay, logits.shape[1] - 1)
+        logits, target = logits[:, shift:], target[:, : logits.shape[1] - shift]
+        lengths = (lengths - delay).clamp_min(0)
     valid = torch.arange(logits.shape[1], device=logits.device)[None] < lengths.to(logits.device)[:, None]
     return logits, target, valid

@@ -75,10 +75,10 @@ class JointLowRank(Pass):
         norms = [reader.part for reader in sites[0].readers if isinstance(reader.part, LayerNorm)]
         if norms:
             position = next(index for index, part in enumerate(model.layers) if part is layer)
-            linear = Linear(expand.shape[1], expand.shape[0])
+            linear = Linear(expand.shape[1], expand.shape[0]).to(expand)
             linear.weight.copy_(expand)
             linear.bias.zero_()
-            model.layers.insert(position + 1, linear.to(expand.device))
+            model.layers.insert(position + 1, linear)
         else:
             for reader in sites[0].readers:
                 assert isinstance(reader.part, Map)
@@ -99,7 +99,7 @@ class JointLowRank(Pass):
         spectrum = Spectrum.of(torch.cat(maps))  # at least 4H rows for H columns, so its basis is of the columns
         # The projection saves weights where rank * (4H + readers + H) is below (4H + readers) * H.
         rank = choose_rank(spectrum.values.cpu().numpy(), spectrum.matrix.shape, self.params)
-        return spectrum.basis[:, :rank].float().contiguous()
+        return spectrum.basis[:, :rank].to(site.direction.weight_hh.dtype).contiguous()
 
     def finalize(self, model: nn.Module) -> Report:
         after = sum(parameter.numel() for parameter in model.parameters())

@@ -61,7 +61,10 @@ class LayerRemoval(Pass):
                     continue
                 _remove(model, places[0])
                 report.touched[f"LSTM layer {number}"] = {"removed": True}
+            for index in removable(model):
+                report.skipped[f"LSTM layer {numbers[id(model.layers[index])]}"] = "not chosen by layers"
             return report.check(self.name, context.strict)
+        kept: dict[str, float] = {}  # of the last round
         for _ in range(params.count or 0):
             tried = {index: self._without(model, index, context) for index in removable(model)}
             if not tried:
@@ -72,6 +75,11 @@ class LayerRemoval(Pass):
             name = f"LSTM layer {numbers[id(model.layers[index])]}"
             _remove(model, index)
             report.touched[name] = {"removed": True, "dev_error_without": errors}
+            kept = {other: error for other, error in errors.items() if other != name}
+        report.skipped |= {
+            other: f"kept: dev error without it {error:.4g}, without {name} {errors[name]:.4g}"
+            for other, error in kept.items()
+        }
         return report.check(self.name, context.strict)
 
     def _without(self, model: AcousticModel, index: int, context: Context) -> float:

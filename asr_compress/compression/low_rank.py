@@ -77,7 +77,7 @@ class SVD(Pass):
 
     def prepare(self, model: nn.Module, context: Context) -> Report:
         params: LowRankParams = self.params
-        report = Report(unsupported=unknown_parts(model))
+        report = Report.of_unsupported(unknown_parts(model), params.exclude)
         chosen = maps_of(model, params.include, params.exclude)
         names = {item.name for item in chosen}
         report.skipped |= {m.name: "not chosen by include and exclude" for m in maps_of(model) if m.name not in names}

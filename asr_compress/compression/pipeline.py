@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -13,7 +14,7 @@ import torch
 from asr_compress import __version__
 from asr_compress.compression.base import Context, Pass, Report
 from asr_compress.compression.order import check_order, traits_of
-from asr_compress.compression.recipe import Budget, Recipe, Stage
+from asr_compress.compression.recipe import Budget, Recipe, Stage, completed
 from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.convert import from_network, to_network
 from asr_compress.models.layers import Normalize
@@ -23,6 +24,7 @@ from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.files import atomic_write
 from asr_compress.runtime.network import Network, walk
+from asr_compress.runtime.serialize import describe
 from asr_compress.runtime.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -53,10 +55,15 @@ def compress(
         say: told what happens.
 
     Raises:
-        InputError: a bundle that cannot be read, passes in an impossible order, data that a pass lacks, a part of the
-            model that a pass does not support.
+        InputError: a bundle that cannot be read or that is not the one that the recipe names, passes in an impossible
+            order, data that a pass lacks, a part of the model that a pass does not support.
     """
     start = Bundle.load(bundle_path)
+    if recipe.start not in (None, identity(start)):
+        raise InputError(
+            f"{bundle_path}: not the bundle that the history began with (it is {identity(start)}, not {recipe.start}); "
+            "start from that one"
+        )
     first = _first_model(start, recipe)
     stages = [(stage.name, stage.make_passes()) for stage in recipe.stages]
     check_order(stages, traits_of(first), str(bundle_path) if recipe.student is None else recipe.student)
@@ -71,7 +78,10 @@ def compress(
 
 
 def replayed(history: list[dict[str, Any]]) -> list[Recipe]:
-    """The recipes that a bundle's history tells of, in order; compressing its start by them gives the bundle again."""
+    """The recipes that a bundle's history tells of, in order; compressing its start by them gives the bundle again.
+
+    Each names its start, so that another one is refused.
+    """
     recipes: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
     for entry in history:
         if entry.get("step") == STEP:
@@ -79,6 +89,18 @@ def replayed(history: list[dict[str, Any]]) -> list[Recipe]:
                 recipes.append((entry["recipe"], []))
             recipes[-1][1].append(entry["stage"])
     return [Recipe.from_json({**shared, "stages": stages}, "history") for shared, stages in recipes]
+
+
+def identity(bundle: Bundle) -> str:
+    """Tells bundles apart by what compression sees of them: network, features, tokens and lexicon."""
+    layers, tensors = describe(bundle.network)
+    lexicon = None if bundle.lexicon is None else bundle.lexicon.to_text()
+    header = [layers, bundle.features.to_json(), bundle.tokens.to_json(), lexicon]
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()[:16]
 
 
 class _Runner:
@@ -94,7 +116,8 @@ class _Runner:
         train_fn: Train,
         say: Callable[[str], None],
     ) -> None:
-        self.bundle_path, self.start, self.recipe, self.out, self.cache = bundle_path, start, recipe, out, cache
+        self.bundle_path, self.out, self.cache = bundle_path, out, cache
+        self.recipe = replace(recipe, start=identity(start))
         self.train_fn, self.say = train_fn, say
 
     def stage(self, index: int, stage: Stage, passes: list[Pass], bundle: Bundle) -> Bundle:
@@ -139,25 +162,35 @@ class _Runner:
         folder: Path,
         passes: list[Pass],
     ) -> list[float]:
-        """Train once, or again until the target is met; the error on dev after each round."""
+        """Train once, or again until the target is met; the error on dev after each round.
+
+        Each round goes on from the weights of the one before. The model ends with those of the round with the lowest
+        error, of equals the later. A round that is done already is not trained again.
+        """
         config = budget.config(self.recipe, bundle.features.to_json())
         errors: list[float] = []
+        best: dict[str, torch.Tensor] = {}
         for number in range(budget.rounds):
             place = folder if budget.rounds == 1 else folder / f"round-{number + 1}"
             seeded = config.model_copy(update={"seed": config.seed + number})
             self.say(f"stage {stage.name}: training")
             self.train_fn(model, bundle.tokens, speech, seeded, place, passes)
             errors.append(context.quality(model, stage.name).error)
+            if budget.rounds > 1 and errors[-1] == min(errors):
+                best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
             if budget.target_error is None or errors[-1] <= budget.target_error:
                 break
             self.say(f"stage {stage.name}: dev error {errors[-1]:.2%}, target {budget.target_error:.2%}")
+        if errors[-1] > min(errors):
+            self.say(f"stage {stage.name}: an earlier round was better, dev error {min(errors):.2%}")
+            model.load_state_dict(best)
         return errors
 
     def _done(self, path: Path, entry: dict[str, Any], bundle: Bundle) -> Bundle | None:
         if not path.exists():
             return None
         found = Bundle.load(path)
-        if found.history[:-1] == bundle.history and found.history and entry.items() <= found.history[-1].items():
+        if found.history[:-1] == bundle.history and found.history and _is_of(found.history[-1], entry):
             return found
         raise InputError(
             f"{path}: made by another recipe or from another bundle; choose another folder with --out, or delete it"
@@ -209,6 +242,18 @@ class _Runner:
             measured = asdict(context.measure(model))  # type: ignore[call-overload]
             effect["dev"] = {key: value for key, value in measured.items() if key != "sample"}
         return effect
+
+
+def _is_of(found: dict[str, Any], entry: dict[str, Any]) -> bool:
+    """Whether a stage that is done is the one that `entry` asks for."""
+    if found.get("step") != STEP:
+        return False
+    try:
+        # Runs begun by earlier versions go on too: they noted neither the start nor the defaults.
+        noted = {"recipe": {"start": entry["recipe"]["start"], **found["recipe"]}, "stage": completed(found["stage"])}
+    except InputError:
+        return False
+    return entry.items() <= {**found, **noted}.items()
 
 
 def finished(model: AcousticModel) -> Network:

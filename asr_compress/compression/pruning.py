@@ -134,7 +134,7 @@ class Pruning(Pass):
     def prepare(self, model: nn.Module, context: Context) -> Report:
         params: PruningParams = self.params
         chosen = maps_of(model, params.include, params.exclude)
-        report = Report(unsupported=unknown_parts(model))
+        report = Report.of_unsupported(unknown_parts(model), params.exclude)
         left = [item for item in maps_of(model) if item.name not in {one.name for one in chosen}]
         report.skipped |= {item.name: "not chosen by include and exclude" for item in left}
         weights_gains = gains(model, chosen, params.criterion, context, self.name)

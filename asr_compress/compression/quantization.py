@@ -76,7 +76,7 @@ class Quantization(Pass):
 
     def prepare(self, model: nn.Module, context: Context) -> Report:
         params = self.settings
-        report = Report(unsupported=unknown_parts(model))
+        report = Report.of_unsupported(unknown_parts(model), params.exclude)
         self.items = maps_of(model, params.include, params.exclude)
         chosen = {item.name for item in self.items}
         report.skipped |= {m.name: "not chosen by include and exclude" for m in maps_of(model) if m.name not in chosen}

@@ -15,12 +15,12 @@ stages:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from asr_compress.compression.base import Pass
 from asr_compress.compression.registry import make_pass, problem
@@ -35,7 +35,8 @@ class Budget(BaseModel):
     """How a stage trains: keys of a training run, with defaults for going on from a trained model.
 
     `dropout` is the rate after each LSTM layer. With a `target_error` the stage trains again, up to `rounds` times,
-    until the error on dev is no higher: the classic loop of training, measuring and going on.
+    until the error on dev is no higher: the classic loop of training, measuring and going on. Each round goes on from
+    the weights of the one before; the round with the lowest error is kept, of equals the later.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +56,12 @@ class Budget(BaseModel):
     target_error: Annotated[float, Field(ge=0)] | None = None
     rounds: Annotated[int, Field(ge=1)] = 1
 
+    @model_validator(mode="after")
+    def _check(self) -> Budget:
+        if self.rounds > 1 and self.target_error is None:
+            raise ValueError("`rounds` go on until a target is met; give `target_error`, 0 for all of them")
+        return self
+
     def config(self, recipe: Recipe, features: dict[str, Any]) -> TrainConfig:
         """The configuration of the training run."""
         values = self.model_dump(exclude={"dropout", "target_error", "rounds"})
@@ -65,7 +72,10 @@ class Budget(BaseModel):
 
 @dataclass(frozen=True)
 class Stage:
-    """Passes that are active together, and how long they train, if they do."""
+    """Passes that are active together, and how long they train, if they do.
+
+    Parameters that a recipe leaves out are there with their defaults: a history outlives a change of defaults.
+    """
 
     name: str
     passes: tuple[tuple[str, dict[str, Any]], ...]
@@ -76,13 +86,17 @@ class Stage:
 
     def to_json(self) -> dict[str, Any]:
         """The stage as a recipe writes it, in JSON values."""
-        budget = {} if self.budget is None else {"training": self.budget.model_dump(mode="json", exclude_unset=True)}
+        budget = {} if self.budget is None else {"training": self.budget.model_dump(mode="json")}
         return {"name": self.name, "passes": [{name: params} for name, params in self.passes], **budget}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All of it. See `Recipe.from_json` for the keys."""
+    """All of it. See `Recipe.from_json` for the keys.
+
+    Attributes:
+        start: `pipeline.identity` of the only bundle that it may start from, as histories name it; None for any.
+    """
 
     stages: tuple[Stage, ...]
     student: str | None = None
@@ -91,6 +105,7 @@ class Recipe:
     strict: bool = True
     seed: int = 0
     calibration_s: float = 600.0
+    start: str | None = field(default=None, compare=False)
 
     @classmethod
     def from_json(cls, values: Any, source: str = "recipe", folder: Path = Path(".")) -> Recipe:
@@ -120,6 +135,7 @@ class Recipe:
             checked.strict,
             checked.seed,
             checked.calibration_s,
+            checked.start,
         )
         _check(recipe, source)
         return recipe
@@ -128,6 +144,7 @@ class Recipe:
         """The recipe in JSON values, imports resolved; `from_json` reads it back."""
         return {
             **({"student": self.student} if self.student else {}),
+            **({"start": self.start} if self.start else {}),
             "train": [str(path) for path in self.train],
             "dev": [str(path) for path in self.dev],
             "strict": self.strict,
@@ -146,6 +163,7 @@ class _RecipeKeys(BaseModel):
     strict: bool = True
     seed: int = 0
     calibration_s: Annotated[float, Field(gt=0)] = 600.0
+    start: str | None = None
     training: dict[str, Any] = {}
     stages: Annotated[list[dict[str, Any]], Field(min_length=1)]
 
@@ -158,6 +176,15 @@ def load_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     return Recipe.from_json(_read_yaml(path), str(path), path.parent)
+
+
+def completed(stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage of a history in full: histories once held only the parameters that were given.
+
+    Raises:
+        InputError: a pass or a parameter that is no more.
+    """
+    return _stage(stage, {}, "stage").to_json()
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -213,7 +240,7 @@ def _pass_spec(spec: Any, place: str) -> tuple[str, dict[str, Any]]:
         made = make_pass(name, params)
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
-    return name, made.params.model_dump(mode="json", exclude_unset=True)
+    return name, made.params.model_dump(mode="json")
 
 
 def _budget(own: Any, shared: dict[str, Any], place: str) -> Budget:

@@ -56,7 +56,7 @@ class Regularization(Pass):
     def prepare(self, model: nn.Module, context: Context) -> Report:
         params: RegularizationParams = self.params
         self.model = model
-        report = Report(unsupported=unknown_parts(model))
+        report = Report.of_unsupported(unknown_parts(model), params.exclude)
         self.maps = maps_of(model, params.include, params.exclude)
         names, chosen = [item.name for item in maps_of(model)], {item.name for item in self.maps}
         if params.group in ("gate_row", "unit"):
@@ -65,7 +65,7 @@ class Regularization(Pass):
             names, chosen = list(parts), directions & set(parts)
         self.chosen = [name for name in names if name in chosen]
         report.touched = {name: {} for name in self.chosen}
-        report.skipped = {name: "not chosen by include and exclude" for name in names if name not in chosen}
+        report.skipped |= {name: "not chosen by include and exclude" for name in names if name not in chosen}
         return report.check(self.name, context.strict)
 
     def losses(self, batch: Batch, outputs: Outputs) -> dict[str, Tensor]:

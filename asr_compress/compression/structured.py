@@ -129,12 +129,12 @@ class StructuredPruning(Pass):
 
     def prepare(self, model: nn.Module, context: Context) -> Report:
         params: StructuredParams = self.params
-        report = Report(unsupported=unknown_parts(model))
-        report.unsupported |= {
+        cells = {
             name: "the state of an LSTM cell is its caller's; its units cannot go"
             for name, module in model.named_modules()
             if isinstance(module, LSTMCell)
         }
+        report = Report.of_unsupported(unknown_parts(model) | cells, params.exclude)
         chosen = []
         for site in sites_of(model):
             if not _is_chosen(site.name, params):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -279,6 +280,64 @@ class LSTM(nn.Module):
         return f"{sizes}, bidirectional={self.bidirectional}"
 
 
+class ShrunkLSTM(nn.Module):
+    """`nn.LSTM`s of fewer units in a row, called like the one `nn.LSTM` that they were: same shapes, same numbers.
+
+    Callers see zeros where units were removed, in the output and in the states.
+
+    Attributes:
+        stages: each an `nn.LSTM` of all neighboring layers of one size.
+        hidden_places, output_places: int64 `(layers * directions, units)` and `(layers * directions, outputs)`, where
+            units and outputs stand in what callers see. Units that only fill a narrow direction or layer up stand past
+            the end, at `hidden_size` and `output_size`.
+        output_size: outputs of a direction in what callers see.
+    """
+
+    hidden_places: Tensor
+    output_places: Tensor
+
+    def __init__(
+        self, like: LSTM, stages: Sequence[nn.LSTM], hidden_places: Tensor, output_places: Tensor, output_size: int
+    ) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.num_layers = like.input_size, like.hidden_size, like.num_layers
+        self.bias, self.batch_first, self.dropout = like.bias, like.batch_first, like.dropout
+        self.bidirectional, self.proj_size, self.output_size = like.bidirectional, like.proj_size, output_size
+        self.stages = nn.ModuleList(stages)
+        self.register_buffer("hidden_places", hidden_places)
+        self.register_buffer("output_places", output_places)
+
+    def forward(self, x: Tensor | PackedSequence, hx: State | None = None) -> tuple[Tensor | PackedSequence, State]:
+        """`nn.LSTM.forward`: padded, unbatched or packed `x`, and states of `hidden_size` and `output_size` units."""
+        directions = 2 if self.bidirectional else 1
+        ends: list[State] = []
+        first = 0
+        for index, stage in enumerate(self._lstms()):
+            last = first + stage.num_layers * directions
+            outputs = self.output_places[first:last, : stage.proj_size or stage.hidden_size]
+            hidden = self.hidden_places[first:last, : stage.hidden_size]
+            state = None if hx is None else (_narrow(hx[0][first:last], outputs), _narrow(hx[1][first:last], hidden))
+            x, (h, c) = stage(x, state)
+            ends.append((_widen(h, outputs, self.output_size), _widen(c, hidden, self.hidden_size)))
+            if index + 1 < len(self.stages):
+                x = _with_data(x, nn.functional.dropout(_data(x), self.dropout, self.training))
+            first = last
+        of_directions = _data(x).unflatten(-1, (directions, -1))
+        output = _scatter_past_end(of_directions, outputs[-directions:], self.output_size).flatten(-2)
+        return _with_data(x, output), (torch.cat([h for h, _ in ends]), torch.cat([c for _, c in ends]))
+
+    def flatten_parameters(self) -> None:
+        """`nn.LSTM.flatten_parameters` of each stage."""
+        for stage in self._lstms():
+            stage.flatten_parameters()
+
+    def _lstms(self) -> list[nn.LSTM]:
+        return [cast(nn.LSTM, stage) for stage in self.stages]
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
+
+
 def _gather(x: Tensor, places: Tensor | None) -> Tensor:
     return x if places is None else x.index_select(-1, places)
 
@@ -288,6 +347,33 @@ def _scatter(x: Tensor, places: Tensor | None, size: int) -> Tensor:
     if places is None:
         return x
     return x.new_zeros(*x.shape[:-1], size).index_copy(-1, places, x)
+
+
+def _narrow(state: Tensor, places: Tensor) -> Tensor:
+    """`(layers, ..., size)` -> `(layers, ..., units)`; zeros for what stands past the end."""
+    moved = nn.functional.pad(state, (0, 1)).movedim(0, -2)
+    return moved.gather(-1, places.expand(*moved.shape[:-1], -1)).movedim(-2, 0).contiguous()
+
+
+def _widen(state: Tensor, places: Tensor, size: int) -> Tensor:
+    """`(layers, ..., units)` -> `(layers, ..., size)`, the inverse of `_narrow`."""
+    return _scatter_past_end(state.movedim(0, -2), places, size).movedim(-2, 0).contiguous()
+
+
+def _scatter_past_end(x: Tensor, places: Tensor, size: int) -> Tensor:
+    """`x (..., directions, units)` at `places (directions, units)` of zeros `(..., directions, size)`."""
+    wide = x.new_zeros(*x.shape[:-1], size + 1).scatter(-1, places.expand(x.shape), x)
+    return wide[..., :size].contiguous()
+
+
+def _data(x: Tensor | PackedSequence) -> Tensor:
+    return x.data if isinstance(x, PackedSequence) else x
+
+
+def _with_data(x: Tensor | PackedSequence, data: Tensor) -> Tensor | PackedSequence:
+    if not isinstance(x, PackedSequence):
+        return data
+    return PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
 
 
 def _rename_flat_keys(lstm: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:

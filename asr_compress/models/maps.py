@@ -100,7 +100,8 @@ class Map:
     def remove(self) -> None:
         """Take all parametrizations off; what they computed becomes the trained weight."""
         if self.chain:
-            parametrize.remove_parametrizations(self.owner, self.tensor, leave_parametrized=True)
+            with torch.enable_grad():  # without gradients, torch makes the product of factors no parameter
+                parametrize.remove_parametrizations(self.owner, self.tensor, leave_parametrized=True)
 
     def uninstall(self, part: nn.Module) -> None:
         """Take one parametrization of a plain weight off; the others stay, and the weight as the model computes it."""
@@ -159,14 +160,20 @@ def make_constant(direction: LSTMDirection, keep: Tensor) -> None:
 def maps_of(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()) -> list[Map]:
     """The maps of `model` in order, chosen by shell patterns on their names, or by kind.
 
+    Args:
+        exclude: may also name modules whose matrices are no maps (`unknown_parts`); they are none of the result anyhow.
+
     Raises:
         InputError: a pattern that is no kind matches no map.
     """
     found = list(_walk(model))
     for pattern in [*include, *exclude]:
-        if pattern not in (*KINDS, "*") and not any(_matches(item, pattern) for item in found):
-            names = ", ".join(item.name for item in found)
-            raise InputError(f"no map matches {pattern!r}; kinds are {', '.join(KINDS)}, names {names}")
+        if pattern in (*KINDS, "*") or any(_matches(item, pattern) for item in found):
+            continue
+        if pattern in exclude and any(fnmatchcase(name, pattern) for name in unknown_parts(model)):
+            continue
+        names = ", ".join(item.name for item in found)
+        raise InputError(f"no map matches {pattern!r}; kinds are {', '.join(KINDS)}, names {names}")
     return [
         item
         for item in found

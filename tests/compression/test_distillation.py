@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from asr_compress.compression.base import Context
 from asr_compress.compression.distillation import Distillation, DistillationParams, delayed, frame_weights, soft_kl
 from asr_compress.compression.teacher import Cache, Posteriors, Teacher, at_rate, pack, unpack
+from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.convert import to_network
+from asr_compress.models.layers import FrameStack, Linear, Recurrent
 from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.features import FeatureConfig
@@ -140,12 +145,61 @@ def test_loss_is_zero_for_the_teacher_itself_and_grows_away_from_it(teacher_path
         assert values[0] == pytest.approx(0, abs=1e-5) and values[0] < values[1] < values[2]
 
 
+LABELS = 3  # of the one utterance that `taught` hears
+
+
+def taught(logits: torch.Tensor, teacher: torch.Tensor, **params: Any) -> torch.Tensor:
+    """The pass' loss on one utterance: the student's logits and the teacher's log probabilities, `(frames, tokens)`."""
+    step = Distillation(DistillationParams(**params))
+    step.teacher = lambda batch: Posteriors(teacher[None], torch.tensor([len(teacher)]))  # type: ignore[assignment]
+    batch = next(batches()).rows(0, 3)
+    assert batch.target_lengths.tolist() == [LABELS]
+    return step.losses(batch, Outputs(logits[None], torch.tensor([len(logits)])))["distillation"]
+
+
+def test_bounded_distance_by_hand() -> None:
+    teacher = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]]).log()
+    logits = torch.tensor([[0.25, 0.5, 0.25], [0.6, 0.3, 0.1]]).log() + 7  # softmax forgets the constant
+    first, second = 0.25**2 + 0.25**2, 0.4**2 + 0.4**2
+    both = taught(logits, teacher, loss="l2", weight=2.0, blank_weight=1.0)
+    assert both.item() == pytest.approx(2 * (first + second) / LABELS, rel=1e-5)
+    spikes = taught(logits, teacher, loss="l2", weight=2.0, blank_weight=0.0, blank_above=0.4)
+    assert spikes.item() == pytest.approx(2 * second / LABELS, rel=1e-5)
+
+
 def test_bounded_distance_is_bounded() -> None:
-    params = DistillationParams(loss="l2", blank_weight=1.0)
-    target = torch.full((1, 1, 3), -1e9)
-    target[..., 0] = 0.0
-    logits = torch.tensor([[[-1e4, 1e4, 0.0]]])
-    assert params.loss == "l2" and float((logits.softmax(-1) - target.exp()).square().sum()) == 2.0
+    """At most 2 a frame however sure both are of different tokens, and its gradient fades; KL has no bound."""
+    teacher = torch.full((4, 3), -1e4)
+    teacher[:, 0] = 0.0
+    worst = torch.tensor([[-1e4, 1e4, 0.0]]).repeat(4, 1).requires_grad_()
+    loss = taught(worst, teacher, loss="l2", blank_weight=1.0)
+    assert loss.item() == pytest.approx(2.0 * 4 / LABELS, rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, worst)
+    assert not gradient.any()
+    assert taught(worst, teacher, loss="kl", blank_weight=1.0) > 1e3
+    generator = torch.Generator().manual_seed(4)
+    for scale in (0.1, 1.0, 10.0, 1e3):
+        logits, other = (scale * torch.randn(50, 6, generator=generator) for _ in range(2))
+        assert 0 < taught(logits, other.log_softmax(-1), loss="l2", blank_weight=1.0) <= 2.0 * 50 / LABELS
+
+
+def test_temperature_by_hand() -> None:
+    """At 2 probabilities become their roots: 1:9 is 1:3. KL of (1/4, 3/4) from (3/4, 1/4) is ln(3) / 2, times 4."""
+    teacher, logits = torch.tensor([[0.1, 0.9]]).log(), torch.tensor([[0.9, 0.1]]).log()
+    assert taught(logits, teacher, temperature=2.0).item() == pytest.approx(2 * math.log(3) / LABELS, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_temperature_divides_both_and_is_made_up_for(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(9)
+    logits, theirs = (3 * torch.randn(7, 5, generator=generator) for _ in range(2))
+    written_out = functional.kl_div(
+        functional.log_softmax(logits / temperature, -1),
+        functional.softmax(theirs / temperature, -1),
+        reduction="sum",
+    )
+    found = taught(logits, theirs.log_softmax(-1), temperature=temperature, blank_weight=1.0)
+    assert found.item() == pytest.approx(temperature**2 * written_out.item() / LABELS, rel=1e-4)
 
 
 def test_frame_weights() -> None:
@@ -181,6 +235,68 @@ def test_delay_compares_later_frames_of_the_student() -> None:
     logits, theirs, valid = delayed(outputs, target, 2)
     assert logits[0, :, 0].tolist() == [104, 106, 108, 110] and theirs[0, :, 0].tolist() == [0, 2, 4, 6]
     assert valid.tolist() == [[True, True, True, False]]
+
+
+@pytest.mark.parametrize("loss", ["kl", "l2"])
+def test_loss_with_a_delay_is_that_of_earlier_frames_of_the_teacher(loss: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits, theirs = torch.randn(9, 4, generator=generator), torch.randn(9, 4, generator=generator).log_softmax(-1)
+    expected = 0.0
+    for frame in range(3, 9):
+        ours, heard = logits[frame].log_softmax(-1), theirs[frame - 3]
+        each = heard.exp() * (heard - ours) if loss == "kl" else (heard.exp() - ours.exp()) ** 2
+        expected += float(each.sum())
+    found = taught(logits, theirs, delay=3, loss=loss, blank_weight=1.0)
+    assert found.item() == pytest.approx(expected / LABELS, rel=1e-4)
+    shifted = torch.cat([torch.zeros(3, 4), 50 * theirs.softmax(-1)])[:9]  # says what the teacher said, later
+    assert taught(shifted, theirs, delay=3, loss="l2", blank_weight=1.0) < taught(
+        shifted, theirs, loss="l2", blank_weight=1.0
+    )
+
+
+@pytest.mark.parametrize("window", [0, 2])
+@pytest.mark.parametrize("delay", [7, 8, 12])
+def test_utterances_no_longer_than_the_delay_teach_nothing(delay: int, window: int) -> None:
+    logits = torch.randn(7, 4, requires_grad=True)
+    loss = taught(logits, torch.randn(7, 4).log_softmax(-1), delay=delay, window=window, blank_weight=1.0)
+    loss.backward()
+    assert loss.item() == 0 and not logits.grad.any()
+
+
+def bundle_of_stride(stride: int, path: Path) -> Path:
+    torch.manual_seed(stride)
+    layers = [FrameStack(stride, stride), Recurrent(stride * BINS, 9, bidirectional=True), Linear(18, TOKENS)]
+    Bundle(to_network(AcousticModel(layers).eval()), FeatureConfig(bins=BINS), SYMBOLS).save(path)
+    return path
+
+
+def test_teachers_of_different_frame_rates_are_refused(tmp_path: Path) -> None:
+    paths = [bundle_of_stride(stride, tmp_path / f"{stride}.safetensors") for stride in (2, 4)]
+    with pytest.raises(InputError, match="teachers of different frame rates cannot be averaged"):
+        Teacher(paths, SYMBOLS, tmp_path / "cache", 4, 10**6)
+    assert Teacher(paths[:1] * 2, SYMBOLS, tmp_path / "cache", 4, 10**6).models[0].stride == 2
+
+
+@pytest.mark.parametrize("stride", [2, 8])
+def test_loss_on_a_teacher_of_another_frame_rate(stride: int, tmp_path: Path) -> None:
+    """A student of stride 4: the mean of a faster teacher's frames, a slower one's twice."""
+    path = bundle_of_stride(stride, tmp_path / "teacher.safetensors")
+    step = Distillation(DistillationParams(teacher=(path,), top_k=99, blank_weight=1.0))
+    student = small("lstm")
+    step.prepare(student, Context(folder=tmp_path, tokens=SYMBOLS))
+    batch = next(batches())
+    with torch.no_grad():
+        logits, lengths = student(batch.features, batch.feature_lengths)
+    theirs = step.teacher(batch)
+    assert lengths.tolist() == [10, 8, 5] and theirs.lengths.tolist() == [-(-n // stride) for n in (40, 32, 20)]
+    total = 0.0
+    for row, (ours, count) in enumerate(zip(lengths.tolist(), theirs.lengths.tolist(), strict=True)):
+        probs = theirs.log_probs[row].exp()
+        for frame in range(ours):
+            heard = probs[2 * frame : 2 * frame + 2].mean(0) if stride == 2 else probs[frame * count // ours]
+            total += float((heard * (heard.log() - logits[row, frame].log_softmax(-1))).sum())
+    found = step.losses(batch, Outputs(logits, lengths))["distillation"].item()
+    assert found == pytest.approx(total / int(batch.target_lengths.sum()), rel=1e-4)
 
 
 def test_other_frame_rates() -> None:

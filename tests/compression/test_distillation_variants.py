@@ -19,12 +19,13 @@ from asr_compress.compression.nbest import nbest
 from asr_compress.compression.pipeline import finished
 from asr_compress.compression.sequence_distillation import SequenceDistillation, SequenceDistillationParams
 from asr_compress.models.convert import from_network, to_network
+from asr_compress.models.layers import Recurrent
 from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.features import FeatureConfig
 from asr_compress.runtime.network import walk
 from tests.compression.speech import Outputs, batches, train_steps
-from tests.compression.test_distillation import SYMBOLS
+from tests.compression.test_distillation import SYMBOLS, bundle_of_stride
 from tests.models.small import BINS, TOKENS, small
 
 
@@ -152,6 +153,37 @@ def test_a_student_that_holds_the_teachers_states_has_no_distance(teacher_path: 
     terms = step.losses(batch, Outputs(logits, lengths))
     assert terms.keys() == {"hidden_0_0", "hidden_1_1"}
     assert all(term.item() == pytest.approx(0, abs=1e-10) for term in terms.values())
+
+
+@pytest.mark.parametrize("loss", ["l2", "cosine"])
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_states_of_a_teacher_of_another_frame_rate(stride: int, loss: str, tmp_path: Path) -> None:
+    """A student of stride 4 meets the mean of a faster teacher's states, and a slower one's as long as they last."""
+    path = bundle_of_stride(stride, tmp_path / "teacher.safetensors")
+    student = small("lstm")
+    step = HiddenRegression(HiddenRegressionParams(teacher=path, loss=loss, weight=2.0, pairs=((1, 0),)))
+    step.prepare(student, Context())
+    batch = next(batches()).rows(0, 3)  # one utterance of 40 frames: no padding
+    seen: dict[str, torch.Tensor] = {}
+    ours = [layer for layer in student.layers if isinstance(layer, Recurrent)][1]
+    theirs = next(layer for layer in step.teacher.layers if isinstance(layer, Recurrent))
+    for name, layer in (("ours", ours), ("theirs", theirs)):
+        layer.register_forward_hook(lambda module, given, result, name=name: seen.update({name: result[0][0].detach()}))
+    logits, lengths = student(batch.features, batch.feature_lengths)
+    found = step.losses(batch, Outputs(logits, lengths))["hidden_1_0"].item()
+    assert len(seen["ours"]) == 10 and len(seen["theirs"]) == 40 // stride
+    mapped = step.maps["1-0"](seen["ours"]).detach()
+    target = torch.stack(
+        [
+            seen["theirs"][frame * 4 // stride : max(frame * 4 // stride + 1, (frame + 1) * 4 // stride)].mean(0)
+            for frame in range(10)
+        ]
+    )
+    if loss == "cosine":
+        each = 1 - (mapped * target).sum(-1) / (mapped.norm(dim=-1) * target.norm(dim=-1))
+    else:
+        each = (mapped - target).square().mean(-1) / target.var()
+    assert found == pytest.approx(2 * each.mean().item(), rel=1e-4)
 
 
 def test_only_the_first_view_is_taken() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -9,22 +10,33 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from asr_compress.compression.base import Context
 from asr_compress.compression.joint_low_rank import JointLowRank, JointLowRankParams
-from asr_compress.compression.low_rank import SVD, LowRankParams, balanced, choose_rank, second_moments, solved
+from asr_compress.compression.low_rank import (
+    SVD,
+    LowRankParams,
+    _factorize,
+    balanced,
+    choose_rank,
+    second_moments,
+    solved,
+)
 from asr_compress.compression.pruning import BlockPruning, BlockPruningParams
 from asr_compress.compression.quantization import DynamicInt8
 from asr_compress.models.acoustic import AcousticModel
+from asr_compress.models.adopt import adopt
 from asr_compress.models.convert import from_network, to_network
-from asr_compress.models.layers import Linear, Recurrent
-from asr_compress.models.maps import Map, factors_of, maps_of
+from asr_compress.models.layers import LayerNorm, Linear, Recurrent
+from asr_compress.models.lstm import LSTMDirection
+from asr_compress.models.maps import Map, factors_of, map_of, maps_of
 from asr_compress.models.spectrum import Spectrum
 from asr_compress.runtime import formats
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.network import walk
 from tests.compression.speech import batches, train_steps
-from tests.models.small import BUILDERS, assert_close, engine_logits, logits, small
+from tests.models.small import BINS, BUILDERS, LENGTHS, TOKENS, assert_close, engine_logits, frames, logits, small
 from tests.models.test_select import randomize
 
 
@@ -84,15 +96,100 @@ def test_truncated_in_torch_and_engine(name: str, per_gate: bool) -> None:
         assert all(isinstance(part.left, formats.BlockSparseFloat32) for part in stored)
 
 
-def test_full_rank_is_the_original() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["whole", "per gate", "closest outputs"])
+@pytest.mark.parametrize(
+    ("layers", "bi", "projection", "bias"), itertools.product((1, 2, 3), (False, True), (0, 3), (False, True))
+)
+def test_full_rank_factors_are_the_original(
+    layers: int, bi: bool, projection: int, bias: bool, kind: str, dtype: torch.dtype
+) -> None:
+    """Of every map of any LSTM that torch can build, past the check that leaves maps whole which would not shrink."""
+    torch.manual_seed(layers)
+    theirs = nn.LSTM(5, 7, layers, bias, True, bidirectional=bi, proj_size=projection, dtype=dtype)
+    with torch.no_grad():  # torch's start makes deep outputs small
+        for parameter in theirs.parameters():
+            parameter *= 2
+    model = adopt(theirs, copy=True)
+    items = maps_of(model)
+    for item in items:
+        parts = item.matrix.chunk(item.gates if kind == "per gate" else 1)
+        root = None
+        if kind == "closest outputs":
+            heard = torch.randn(40, item.matrix.shape[1]).double()
+            root = torch.linalg.cholesky(heard.T @ heard / len(heard))
+            parts = [item.matrix.double() @ root]
+        ranks = [min(part.shape) for part in parts]
+        error = _factorize(item, [Spectrum.of(part) for part in parts], ranks, root)
+        assert error < 1e-12
+    assert len(items) == layers * (1 + bi) * (2 + bool(projection))
+    assert all(item.factor for item in maps_of(model))
+    x = torch.randn(2, 9, 5, dtype=dtype)
+    with torch.no_grad():
+        for ours, exact in zip(_flat(model(x)), _flat(theirs(x)), strict=True):
+            # Factors are float32 whatever the model is, so that float64 tells how exactly they multiply, and no more.
+            torch.testing.assert_close(ours, exact, rtol=0, atol=1e-6 if dtype == torch.float64 else 5e-6)
+    factors_of(items[0])[0].trained.data.mul_(0.9)  # the factors are what the model computes with
+    with torch.no_grad():
+        assert (model(x)[0] - theirs(x)[0]).abs().max() > 1e-4
+
+
+def _flat(result: tuple) -> list[torch.Tensor]:
+    output, (h, c) = result
+    return [output, h, c]
+
+
+@pytest.mark.parametrize("energy", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("per_gate", [False, True])
+def test_energy_is_kept_and_by_no_rank_more(energy: float, per_gate: bool) -> None:
+    """By value, of each gate for itself where gates are decomposed so; their spectra differ, and so do the ranks."""
+    torch.manual_seed(0)
+    hidden, inputs = 24, 30
+    model = AcousticModel([Recurrent(inputs, hidden), Linear(hidden, 12)]).eval()
+    direction = model.layers[0].directions[0]
+    with torch.no_grad():
+        for weight in (direction.weight_ih, direction.weight_hh):
+            for part, slope in zip(weight.chunk(4), (0.75, 0.6, 0.4, 0.2), strict=True):
+                part.copy_(torch.randn_like(part) @ torch.diag(slope ** torch.arange(part.shape[1])))
+    before = {item.name: item.matrix.clone() for item in maps_of(model, ["input", "recurrent"])}
+    step = SVD(LowRankParams(energy=energy, multiple=1, per_gate=per_gate))
+    report = step.prepare(model, Context())
+    assert report.touched.keys() == before.keys()
+    for name, matrix in before.items():
+        left, right = factors_of(map_of(direction, "weight_ih" if "input" in name else "weight_hh", name))
+        ranks = report.touched[name]["ranks"]
+        assert len(ranks) == (4 if per_gate else 1) and sum(ranks) == left.matrix.shape[1]
+        assert not per_gate or len(set(ranks)) > 1
+        ends = np.cumsum(ranks)
+        for gate, part in enumerate(matrix.chunk(len(ranks))):
+            rows = slice(gate * len(part), (gate + 1) * len(part))
+            cols = slice(ends[gate] - ranks[gate], ends[gate])
+            product = left.matrix[rows, cols].double() @ right.matrix[cols].double()
+            torch.testing.assert_close((left.matrix @ right.matrix)[rows].double(), product, rtol=0, atol=1e-5)
+            whole = float(part.double().square().sum())
+            kept = 1 - float((part.double() - product).square().sum()) / whole
+            squares = singular_values(part) ** 2 / whole
+            assert kept >= energy - 1e-6
+            assert kept == pytest.approx(squares[: ranks[gate]].sum(), abs=1e-6)
+            assert squares[: ranks[gate] - 1].sum() < energy
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=12), st.floats(0.01, 0.999))
+@settings(max_examples=100, deadline=None)
+def test_least_rank_of_an_energy(values: list[float], energy: float) -> None:
+    ordered = np.sort(np.array(values))[::-1]
+    rank = choose_rank(ordered, (20, len(values)), LowRankParams(energy=energy, multiple=1))
+    total = (ordered**2).sum()
+    assert (ordered[:rank] ** 2).sum() >= energy * total * (1 - 1e-9)
+    assert (ordered[: rank - 1] ** 2).sum() < energy * total * (1 + 1e-9)
+
+
+def test_maps_that_would_not_shrink_are_left_whole() -> None:
     model = small()
     exact = logits(model)
     step = SVD(LowRankParams(energy=1.0, multiple=1))
     report = step.prepare(model, Context(strict=False))
     assert not report.touched and "would take" in report.skipped["layers.2.forward.input"]
-    for item in maps_of(model):
-        left, right = Spectrum.of(item.matrix).factors(min(item.matrix.shape))
-        torch.testing.assert_close(left @ right, item.matrix, rtol=0, atol=1e-5)
     assert_close(logits(model), exact, 0)
 
 
@@ -218,6 +315,38 @@ def test_joint_without_layer_norms(bidirectional: bool) -> None:
     assert model.layers[1].directions[0].inputs == 6 * (1 + bidirectional) and len(model.layers) == 3
     assert report.figures["parameters"] < report.figures["parameters_before"]
     assert_close(engine_logits(to_network(model)), logits(model), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("layers", "bi", "norm", "bias"), itertools.product((1, 2, 3), (False, True), (False, True), (False, True))
+)
+def test_joint_full_rank_of_any_depth_is_the_original(
+    layers: int, bi: bool, norm: bool, bias: bool, dtype: torch.dtype
+) -> None:
+    """Every layer gets a projection as wide as it is, and computes what it did."""
+    torch.manual_seed(layers)
+    hidden, width = 7, 7 * (1 + bi)
+    parts: list[nn.Module] = []
+    for index in range(layers):
+        recurrent = Recurrent(BINS if index == 0 else width, hidden, bi)
+        for direction in recurrent.directions if not bias else ():
+            direction.bias_ih = direction.bias_hh = None
+        parts += [recurrent, LayerNorm(width)] if norm else [recurrent]
+    model = AcousticModel([*parts, Linear(width, TOKENS)]).to(dtype).eval()
+    randomize(model)
+    x = frames().to(dtype)
+    with torch.no_grad():
+        exact, _ = model(x, LENGTHS)
+        report = JointLowRank(JointLowRankParams(energy=1.0, multiple=1)).prepare(model, Context())
+        ours, _ = model(x, LENGTHS)
+    assert [figures["ranks"] for figures in report.touched.values()] == [[hidden] * (1 + bi)] * layers
+    directions = [part for part in model.modules() if isinstance(part, LSTMDirection)]
+    assert all(d.weight_hr.shape == (hidden, hidden) and (d.bias_ih is None) == (not bias) for d in directions)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    for row, length in enumerate(LENGTHS.tolist()):
+        atol = 1e-6 if dtype == torch.float32 else 1e-12
+        torch.testing.assert_close(ours[row, :length], exact[row, :length], rtol=0, atol=atol)
 
 
 def test_joint_truncation_loses_only_what_is_small() -> None:

@@ -10,18 +10,21 @@ from hypothesis import strategies as st
 
 from asr_compress.compression.base import Context
 from asr_compress.compression.calibration import Seen, activation_ranges
+from asr_compress.compression.gate_pruning import GatePruning, GatePruningParams
 from asr_compress.compression.low_rank import SVD, LowRankParams
 from asr_compress.compression.pruning import BlockPruning, BlockPruningParams, Pruning, PruningParams
 from asr_compress.compression.quantization import DynamicInt8, DynamicInt8Params, Quantization, QuantizationParams
+from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.activations import quantize
 from asr_compress.models.convert import from_network, to_network
+from asr_compress.models.layers import Linear, Recurrent
 from asr_compress.models.maps import maps_of
 from asr_compress.models.quantizers import LearnedStep
 from asr_compress.runtime import arithmetic, formats, reference
 from asr_compress.runtime.errors import InputError
-from asr_compress.runtime.network import walk
+from asr_compress.runtime.network import Bidirectional, LSTMLayer, walk
 from tests.compression.speech import batches, train_steps
-from tests.models.small import BUILDERS, assert_close, engine_logits, logits, small
+from tests.models.small import BINS, BUILDERS, TOKENS, assert_close, engine_logits, logits, small
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -152,6 +155,138 @@ def test_a_simulated_step_is_the_engines(name: str, activations: str) -> None:
         output, (_, next_c) = direction(torch.from_numpy(x)[None], None, (h, c))
     np.testing.assert_allclose(output[0].numpy(), y, atol=2e-6)
     np.testing.assert_allclose(next_c[0].numpy(), after["c"], atol=2e-6)
+
+
+EACH_NUMBERS = {
+    "int8": {"numbers": "int8"},
+    "int4": {"numbers": "int4"},
+    "ternary": {"numbers": "ternary"},
+    "binary": {"numbers": "binary"},
+    "codebook": {"numbers": "codebook_int8"},
+    "learned int8": {"numbers": "int8", "steps": "learned"},
+    "learned int4": {"numbers": "int4", "steps": "learned"},
+}
+
+
+def simulated(name: str, numbers: str, activations: str, constant: float = 0.0) -> AcousticModel:
+    """Every map quantized, its activations too; learned steps elsewhere than where they began."""
+    torch.manual_seed(3)
+    if name == "blstmp":
+        layers = [Recurrent(BINS, 13, True, 9), Recurrent(18, 13, True, 9), Recurrent(18, 13, True, 9)]
+        model = AcousticModel([*layers, Linear(18, TOKENS)]).eval()
+    else:
+        model = small(name)
+    if constant:
+        gates = GatePruning(GatePruningParams(share=constant, scope="direction"))
+        gates.prepare(model, CONTEXT)
+        gates.finalize(model)
+    params = QuantizationParams(simulate=True, activations=activations, edges="same", **EACH_NUMBERS[numbers])
+    Quantization(params).prepare(model, CONTEXT)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith(".factors"):
+                parameter.uniform_(0.8, 1.3)
+    return model
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3])
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+@pytest.mark.parametrize("numbers", EACH_NUMBERS)
+@pytest.mark.parametrize("name", ["lstm", "blstm", "lstmp", "blstmp"])
+def test_simulated_products_are_the_engines(name: str, numbers: str, activations: str, constant: float) -> None:
+    """Of each map of each layer and direction: what torch multiplies are the engine's integers and scales, bit for bit.
+
+    The products differ by how float32 rounds the sum in torch; the engine's sum is exact.
+    """
+    model = simulated(name, numbers, activations, constant)
+    network = to_network(model)
+    layers = [layer for layer in model.layers if isinstance(layer, Recurrent)]
+    stored = [layer for layer in network if isinstance(layer, LSTMLayer | Bidirectional)]
+    checked = 0
+    for index, (layer, theirs) in enumerate(zip(layers, stored, strict=True)):
+        sides = [theirs.forward, theirs.backward] if isinstance(theirs, Bidirectional) else [theirs]
+        for side, (direction, exported) in enumerate(zip(layer.directions, sides, strict=True)):
+            assert exported.reverse == direction.reverse == bool(side)
+            triples = [
+                (direction.weight_ih, exported.input_map, direction.activations.inputs),
+                (direction.weight_hh, exported.recurrent_map, direction.activations.recurrent),
+                (direction.weight_hr, exported.projection, direction.activations.projection),
+            ]
+            for place, (weight, map_, quantizer) in enumerate(triples):
+                if weight is None:
+                    continue
+                rng = np.random.default_rng((index, side, place))
+                x = (rng.normal(size=(4, weight.shape[1])) * [[0.1], [1.0], [7.0], [0.0]]).astype(np.float32)
+                rows = slice(None) if place == 2 else exported.live_rows
+                assert_product_is_the_engines(weight.detach()[rows], quantizer, map_, x)
+                checked += 1
+    assert checked == len(stored) * (2 if name.startswith("b") else 1) * (3 if name.endswith("p") else 2)
+
+
+def assert_product_is_the_engines(
+    weight: torch.Tensor, quantizer: torch.nn.Module, map_: formats.WeightFormat, x: np.ndarray
+) -> None:
+    """Integers of the weights, integers of the activations, their sums and what these mean."""
+    assert isinstance(map_, formats.base.IntegerFormat)
+    np.testing.assert_array_equal(weight.numpy(), map_.dense())
+    codes, scales = map_.quantized_input(x)
+    met = quantizer(torch.from_numpy(x))
+    np.testing.assert_array_equal(met.numpy(), codes * scales[:, None])
+    expected = map_.product(x)
+    assert np.abs(expected).max() > 0
+    product = (met @ weight.T).numpy()
+    magnitude = np.abs(met.numpy()) @ np.abs(weight.numpy()).T  # what float32 rounding of a sum is relative to
+    assert (np.abs(product - expected) <= 1e-6 * magnitude).all()
+    exact = met.double().numpy() @ weight.double().numpy().T
+    assert (np.abs(exact - expected) <= 3e-7 * magnitude).all()
+
+
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+@pytest.mark.parametrize("numbers", EACH_NUMBERS)
+@pytest.mark.parametrize("name", ["lstm", "blstm", "lstmp", "blstmp"])
+def test_simulated_steps_along_an_utterance_are_the_engines(name: str, numbers: str, activations: str) -> None:
+    """Each step from the same state, in the order in which its direction reads, in every layer.
+
+    A step that begins where the engine's ended can meet no rounding that the one before has tipped. With a projection,
+    its own input may yet lie so close to between two integers that the last bit decides: one integer of its codes.
+    """
+    model = simulated(name, numbers, activations)
+    rng = np.random.default_rng(5)
+    stored = [layer for layer in to_network(model) if isinstance(layer, LSTMLayer | Bidirectional)]
+    for layer, theirs in zip([part for part in model.layers if isinstance(part, Recurrent)], stored, strict=True):
+        sides = [theirs.forward, theirs.backward] if isinstance(theirs, Bidirectional) else [theirs]
+        for direction, exported in zip(layer.directions, sides, strict=True):
+            x = rng.normal(size=(6, direction.inputs)).astype(np.float32)
+            state = reference.start(exported, direction.inputs)
+            order = range(6)[::-1] if direction.reverse else range(6)
+            tipped = 0
+            for step, frame in enumerate(order):
+                before = {key: torch.from_numpy(value.copy())[None] for key, value in state.items()}
+                y, state = reference.run_lstm(exported, x[frame : frame + 1], state)
+                with torch.no_grad():
+                    output, (_, c) = direction(
+                        torch.from_numpy(x[None, frame : frame + 1]), None, (before["h"], before["c"])
+                    )
+                    whole, _ = direction(torch.from_numpy(x)[None])
+                np.testing.assert_allclose(c[0].numpy(), state["c"], rtol=0, atol=3e-6)
+                tipped += int(np.abs(output[0].numpy() - y).max() > 3e-6)
+                if step == 0:  # it begins at its own end of the utterance, which single frames cannot tell
+                    np.testing.assert_allclose(whole[0, frame].numpy(), output[0, 0].numpy(), rtol=0, atol=3e-6)
+            assert tipped <= (1 if direction.weight_hr is not None else 0)
+
+
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+@pytest.mark.parametrize("numbers", EACH_NUMBERS)
+def test_simulated_linear_layers_are_the_engines(numbers: str, activations: str) -> None:
+    model = simulated("lstm", numbers, activations)
+    linear, exported = model.layers[-1], to_network(model)[-1]
+    x = np.random.default_rng(0).normal(size=(5, 18)).astype(np.float32)
+    expected, _ = reference.run(exported, x, {}, True)
+    with torch.no_grad():
+        ours, _ = linear(torch.from_numpy(x)[None], torch.tensor([5]))
+        plain = torch.from_numpy(x) @ linear.weight.T + linear.bias
+    np.testing.assert_allclose(ours[0].numpy(), expected, rtol=0, atol=5e-6)
+    assert np.abs(plain.numpy() - expected).max() > 1e-4  # without quantized activations it is another product
 
 
 @pytest.mark.parametrize("name", ["lstm", "blstm", "lstmp"])

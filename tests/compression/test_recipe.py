@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from asr_compress.compression.base import Context
-from asr_compress.compression.order import BLOCKS, QUANTIZED, check_order, traits_of
+from asr_compress.compression.distillation import DistillationParams
+from asr_compress.compression.order import BLOCKS, QUANTIZED, SPARSE, check_order, traits_of
 from asr_compress.compression.pruning import BlockPruning, BlockPruningParams
-from asr_compress.compression.recipe import Recipe, load_recipe
+from asr_compress.compression.recipe import Budget, Recipe, completed, load_recipe
 from asr_compress.compression.registry import PASSES, describe_passes, make_pass
 from asr_compress.models.maps import maps_of
 from asr_compress.models.parametrizations import LowRank
@@ -37,11 +38,14 @@ def test_a_recipe_and_its_json(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(GOOD)
     recipe = load_recipe(tmp_path / "r.yaml")
     prune, quantize = recipe.stages
-    assert prune.passes == (("block_pruning", {"sparsity": 0.9}), ("distillation", {}))
+    (pruned, given), (distilled, defaults) = prune.passes
+    assert (pruned, given["sparsity"], given["end"]) == ("block_pruning", 0.9, 0.5)
+    assert (distilled, defaults) == ("distillation", DistillationParams().model_dump(mode="json"))
     assert prune.budget.epochs == 7 and prune.budget.batch_s == 30
     assert prune.budget.optimizer.lr == 2e-4 and prune.budget.optimizer.clip == 1.0
     assert quantize.name == "dynamic_int8" and quantize.budget is None
     assert Recipe.from_json(recipe.to_json()) == recipe
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))).to_json() == recipe.to_json()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,10 @@ def test_a_recipe_and_its_json(tmp_path: Path) -> None:
         ({"stages": [{"passes": ["dynamic_int8"]}], "train": ["t"]}, "both `train` and `dev`"),
         ({"stages": [{"passes": ["dynamic_int8"]}], "student": "bert"}, "no model 'bert' in the zoo"),
         ({"stages": [{"passes": ["dynamic_int8"]}], "student": "lstm-tiny"}, "the first stage needs `training`"),
+        (
+            {"stages": [{"training": {"rounds": 3}}], **DATA},
+            "stages.0.training: `rounds` go on until a target is met; give `target_error`",
+        ),
         ({"stages": [{"import": "missing.yaml"}]}, "missing.yaml: cannot be read as YAML"),
         ({"stages": [{"passes": [["dynamic_int8"]]}]}, "a pass is NAME or"),
     ],
@@ -110,6 +118,30 @@ def test_orders() -> None:
         check_order([("a", [quantize])], {QUANTIZED}, "small.safetensors")
 
 
+def test_factors_after_removed_units_and_not_after_masks() -> None:
+    """What is removed is gone, and the smaller maps are whole; zeros among weights would be filled again."""
+    low_rank, units = make_pass("low_rank", {"ratio": 2.0}), make_pass("structured_pruning", {"sparsity": 0.5})
+    masks, blocks = make_pass("pruning", {"sparsity": 0.5}), make_pass("block_pruning")
+    check_order([("units", [units]), ("rank", [low_rank])], set(), "model")
+    for step, trait in ((masks, SPARSE), (blocks, BLOCKS)):
+        reason = rf"low_rank cannot follow {step.name} \({trait}\): .* fills the zeros again; factorize first"
+        with pytest.raises(InputError, match=reason):
+            check_order([("masks", [step]), ("rank", [low_rank])], set(), "model")
+        with pytest.raises(InputError, match=reason):
+            check_order([("all", [units, step, low_rank])], set(), "model")
+    model = small("blstm")
+    for step in (make_pass("structured_pruning", {"keep": 16}), low_rank):
+        check_order([("x", [step])], traits_of(model), "model")
+        step.prepare(model, Context())
+        step.finalize(model)
+    assert traits_of(model) == {"factorized maps"}
+    masked = small("blstm")
+    masks.prepare(masked, Context())
+    masks.finalize(masked)
+    with pytest.raises(InputError, match="low_rank cannot follow masked.safetensors"):
+        check_order([("x", [low_rank])], traits_of(masked), "masked.safetensors")
+
+
 def test_traits_of_a_model() -> None:
     model = small()
     assert traits_of(model) == set()
@@ -139,6 +171,19 @@ def test_the_defaults_that_are_listed_are_those_that_hold(name: str) -> None:
     given = {key: value["default"] for key, value in entry["parameters"].items() if value["default"] is not None}
     needed = NEEDED.get(name, {})
     assert make_pass(name, {**given, **needed}).params == make_pass(name, needed).params
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_history_holds_every_parameter(name: str) -> None:
+    """Whatever becomes of the defaults, what was run can be run again."""
+    stage = {"name": "x", "passes": [{name: NEEDED.get(name, {})}], "training": {"optimizer": {"clip": 2.0}}}
+    recipe = Recipe.from_json({"stages": [stage], **DATA})
+    noted = json.loads(json.dumps(recipe.to_json()))["stages"][0]
+    assert noted["passes"][0][name].keys() == PASSES[name].Params.model_fields.keys()
+    assert noted["training"].keys() == Budget.model_fields.keys()
+    assert noted["training"]["optimizer"].keys() == {"name", "lr", "weight_decay", "clip"}
+    assert make_pass(name, noted["passes"][0][name]).params == make_pass(name, NEEDED.get(name, {})).params
+    assert completed(noted) == noted == completed(stage)
 
 
 def test_every_pass_describes_itself() -> None:

@@ -11,8 +11,17 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from asr_compress.models.adopt import LSTMCell, adopt, release
-from asr_compress.models.lstm import LSTM
+from asr_compress.compression.base import Context
+from asr_compress.compression.low_rank import SVD, LowRankParams
+from asr_compress.compression.pruning import Pruning, PruningParams
+from asr_compress.compression.quantization import DynamicInt8, DynamicInt8Params
+from asr_compress.compression.structured import StructuredParams, StructuredPruning
+from asr_compress.models.activations import ActivationQuantizer, Activations
+from asr_compress.models.adopt import LSTMCell, adopt, release, unreleased
+from asr_compress.models.lstm import LSTM, ShrunkLSTM
+from asr_compress.models.maps import constant_rows, directions_of, make_constant, maps_of
+from asr_compress.models.parametrizations import Mask
+from asr_compress.models.select import select_hidden
 from asr_compress.runtime.errors import InputError
 
 LENGTHS = torch.tensor([4, 7, 1, 7])
@@ -154,12 +163,175 @@ def test_release_is_the_way_back(layers: int, bi: bool, projection: int) -> None
     back = release(nn.Sequential(adopt(theirs, copy=True)))[0]
     x = torch.randn(2, 3, INPUTS)
     assert type(back) is nn.LSTM and torch.equal(back(x)[0], theirs(x)[0])
+    assert all(torch.equal(p, dict(theirs.named_parameters())[name]) for name, p in back.named_parameters())
 
 
-def test_release_leaves_what_has_no_plain_form() -> None:
-    model = adopt(nn.Sequential(nn.LSTM(3, 4)))
-    parametrize.register_parametrization(model[0].directions[0], "weight_hh", nn.Identity())
-    assert isinstance(release(model)[0], LSTM)
+def adopted(layers: int, bi: bool, projection: int, bias: bool, batch_first: bool = True) -> LSTM:
+    ours = adopt(make(layers, bi, projection, bias, batch_first, torch.float32)).eval()
+    assert isinstance(ours, LSTM)
+    return ours
+
+
+@torch.no_grad()
+def assert_same_calls(ours: LSTM, back: nn.Module) -> None:
+    """Padded, packed and unbatched, from zeros and from a state of the sizes before compression."""
+    stacked, outputs = ours.num_layers * ours.num_directions, ours.proj_size or HIDDEN
+    x = torch.randn(4, 7, INPUTS)
+    x = x if ours.batch_first else x.transpose(0, 1)
+    start = torch.randn(stacked, 4, outputs), torch.randn(stacked, 4, HIDDEN)
+    alone = x[0] if ours.batch_first else x[:, 0]
+    calls = [
+        (x, "padded", None),
+        (x, "padded", start),
+        (x, "packed", start),
+        (alone, "unbatched", (start[0][:, 0], start[1][:, 0])),
+    ]
+    for inputs, mode, hx in calls:
+        for found, expected in zip(call(back, inputs, mode, hx), call(ours, inputs, mode, hx), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("layers", "bi", "projection", "bias"), KINDS)
+def test_masked_weights_are_released_as_zeros(layers: int, bi: bool, projection: int, bias: bool) -> None:
+    ours = adopted(layers, bi, projection, bias)
+    step = Pruning(PruningParams(sparsity=0.5))
+    step.prepare(ours, Context())
+    step.finalize(ours)
+    back = release(copy.deepcopy(ours), strict=True)
+    assert type(back) is nn.LSTM
+    zeros = sum(int((p == 0).sum()) for p in back.parameters())
+    assert zeros == sum(int((~item.masks()[0].mask).sum()) for item in maps_of(ours)) > 0
+    assert_same_calls(ours, back)
+
+
+@pytest.mark.parametrize(("layers", "bi", "projection", "bias"), KINDS)
+@pytest.mark.parametrize("include", ["*", "*0.*", "*.forward"])
+def test_shrunk_is_released_as_smaller_lstms(layers: int, bi: bool, projection: int, bias: bool, include: str) -> None:
+    """All directions, one layer of several, or one direction of two."""
+    ours = adopted(layers, bi, projection, bias, batch_first=layers != 2)
+    whole = sum(p.numel() for p in ours.parameters())
+    step = StructuredPruning(StructuredParams(keep=4, multiple=1, include=(include,)))
+    step.prepare(ours, Context())
+    step.finalize(ours)
+    back = release(copy.deepcopy(ours), strict=True)
+    assert isinstance(back, ShrunkLSTM) and all(type(stage) is nn.LSTM for stage in back.stages)
+    smaller = sum(p.numel() for p in back.parameters())
+    if include == "*":
+        assert [stage.hidden_size for stage in back.stages] == [4]
+        assert smaller == sum(p.numel() for p in ours.parameters()) < whole
+    elif include == "*0.*":
+        assert len(back.stages) == min(layers, 2) and smaller < whole
+    assert_same_calls(ours, back)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("bi", [False, True])
+def test_fewer_units_than_outputs(keep: int, bi: bool) -> None:
+    """`nn.LSTM` wants more units than outputs, so silent ones fill up; and outputs themselves may be removed."""
+    ours = adopted(2, bi, 3, True)
+    for unit in ("hidden", "projection"):
+        step = StructuredPruning(StructuredParams(keep=keep, multiple=1, unit=unit))
+        step.prepare(ours, Context())
+        step.finalize(ours)
+        back = release(copy.deepcopy(ours), strict=True)
+        assert back.stages[0].hidden_size > back.stages[0].proj_size
+        assert_same_calls(ours, back)
+
+
+def test_shrunk_trains_adopts_and_moves_its_buffers() -> None:
+    ours = adopted(3, True, 0, True)
+    step = StructuredPruning(StructuredParams(keep=4, multiple=1, include=("1.*",)))
+    step.prepare(ours, Context())
+    step.finalize(ours)
+    back = release(copy.deepcopy(ours), strict=True)
+    assert [stage.hidden_size for stage in back.stages] == [HIDDEN, 4, HIDDEN]
+    x = torch.randn(2, 5, INPUTS)
+    back(x)[0].square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in back.parameters())
+    again = adopt(nn.Sequential(back), copy=True)[0]
+    assert all(isinstance(stage, LSTM) for stage in again.stages)
+    torch.testing.assert_close(again(x), back(x), rtol=0, atol=1e-6)
+    assert back.double()(x.double())[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize(("layers", "bi", "projection", "bias"), KINDS)
+def test_constant_gates_are_released_as_zero_rows(layers: int, bi: bool, projection: int, bias: bool) -> None:
+    """With their units in another order, as gate pruning leaves them: released, they stand where they stood."""
+    ours = adopted(layers, bi, projection, bias)
+    for name, direction in directions_of(ours).items():
+        make_constant(direction, torch.rand(4 * HIDDEN) > 0.4)
+        select_hidden(ours, name, torch.randperm(HIDDEN))
+    back = release(copy.deepcopy(ours), strict=True)
+    assert type(back) is nn.LSTM
+    assert int((back.weight_ih_l0 == 0).all(dim=1).sum()) == int(constant_rows(ours.layer(0)[0]).sum()) > 0
+    assert_same_calls(ours, back)
+
+
+def test_masked_cells_and_linears_are_released() -> None:
+    model = adopt(nn.ModuleDict({"cell": nn.LSTMCell(3, 4), "out": nn.Linear(4, 2), "conv": nn.Conv1d(2, 3, 3)}))
+    step = Pruning(PruningParams(sparsity=0.5, include=("*",)))
+    step.prepare(model, Context())
+    step.finalize(model)
+    back = release(copy.deepcopy(model), strict=True)
+    assert [type(part) for part in back.values()] == [nn.LSTMCell, nn.Linear, nn.Conv1d]
+    assert not any(parametrize.is_parametrized(part) for part in back.modules())
+    x, hx = torch.randn(2, 3), (torch.randn(2, 4), torch.randn(2, 4))
+    torch.testing.assert_close(back["cell"](x, hx), model["cell"](x, hx), rtol=0, atol=1e-6)
+    assert torch.equal(back["out"](hx[0]), model["out"](hx[0])) and int((back["out"].weight == 0).sum()) == 4
+    x = torch.randn(1, 2, 6)
+    assert torch.equal(back["conv"](x), model["conv"](x))
+
+
+def test_folding_a_mask_leaves_a_tied_weight_alone() -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(6, 4), "out": nn.Linear(4, 6, bias=False)})
+    model["out"].weight = model["embedding"].weight
+    before = model["embedding"].weight.detach().clone()
+    parametrize.register_parametrization(model["out"], "weight", Mask(torch.rand(6, 4) > 0.5, "weight"))
+    release(model, strict=True)
+    assert torch.equal(model["embedding"].weight, before) and not torch.equal(model["out"].weight, before)
+
+
+LEFT = {
+    "factorized": (lambda: SVD(LowRankParams(rank=1, multiple=1, exclude=("other.*",))), "weight_ih is factorized"),
+    "int8": (lambda: DynamicInt8(DynamicInt8Params(exclude=("other.*",))), "weight_ih is quantized to int8"),
+}
+
+
+@pytest.mark.parametrize("how", list(LEFT))
+def test_release_leaves_what_has_no_plain_form_and_says_so(how: str) -> None:
+    make_step, reason = LEFT[how]
+    model = adopt(nn.ModuleDict({"rnn": nn.LSTM(5, 6), "other": nn.LSTM(5, 6)}))
+    step = make_step()
+    step.prepare(model, Context())
+    step.finalize(model)
+    x = torch.randn(5, 2, 5)
+    expected = model["rnn"](x)[0]
+    assert unreleased(model) == {"rnn": f"directions.0.{reason}"}
+    with pytest.raises(InputError, match=f"release: rnn has no plain form: directions.0.{reason}$"):
+        release(model, strict=True)
+    assert isinstance(model["other"], LSTM)  # strict changes nothing
+    with pytest.warns(UserWarning, match="release leaves .*: rnn has no plain form"):
+        assert release(model) is model
+    assert isinstance(model["rnn"], LSTM) and type(model["other"]) is nn.LSTM
+    assert torch.equal(model["rnn"](x)[0], expected)
+
+
+def test_other_reasons_to_stay() -> None:
+    lstm, linear = adopt(nn.LSTM(3, 4)), nn.Linear(3, 4)
+    assert unreleased(lstm) == {}
+    lstm.directions[0].activations = Activations(*(ActivationQuantizer() for _ in range(3)))
+    assert unreleased(lstm) == {"": "directions.0 quantizes its activations, as the engine does"}
+    lstm.directions[0].activations = None
+    parametrize.register_parametrization(lstm.directions[0], "weight_hh", nn.Identity())
+    assert unreleased(lstm) == {"": "directions.0.weight_hh is parametrized (Identity)"}
+    hooked = adopt(nn.LSTM(3, 4))
+    hooked.register_forward_hook(lambda *arguments: None)
+    with pytest.raises(InputError, match="LSTM has no plain form: it has forward hooks"):
+        release(hooked, strict=True)
+    SVD(LowRankParams(rank=1, multiple=1, include=("*",))).prepare(linear, Context())
+    assert unreleased(nn.Sequential(linear)) == {"0": "weight is factorized"}
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))  # an ordinary module, and no concern of ours
+    assert unreleased(normed) == {} and parametrize.is_parametrized(release(normed))
 
 
 class OwnForward(nn.LSTM):
