@@ -20,13 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from asr_compress.compression.base import Context
+from asr_compress.compression.base import Context, Pass
 from asr_compress.compression.registry import make_pass
 from asr_compress.evaluation.backends import BACKENDS, Model, Unavailable
 from asr_compress.evaluation.environment import environment, machine
 from asr_compress.evaluation.table import bytes_text, markdown_table
 from asr_compress.evaluation.timing import Spread, ThreadPinning, rotated
+from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.convert import to_network
+from asr_compress.models.layers import Recurrent
 from asr_compress.models.zoo import build_model
 from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.features import FeatureConfig
@@ -34,30 +36,32 @@ from asr_compress.runtime.network import walk
 from asr_compress.runtime.tokens import Tokens
 
 WHOLE = "whole"
-VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    WHOLE: {},
-    "25 % of units": {"structured_pruning": {"sparsity": 0.25}},
-    "50 % of units": {"structured_pruning": {"sparsity": 0.5}},
-    "75 % of units": {"structured_pruning": {"sparsity": 0.75}},
-    "last LSTM layer": {"layer_removal": {"layers": [-1]}},
-}
 ENGINES = (("native", "cpu"), ("torch", "cpu"), ("onnx", "cpu"), ("openvino", "cpu"), ("torch", "cuda"))
 TOLERANCE = 1e-3  # of logits between engines in float32
 
 
-def variant(model: str, passes: dict[str, dict[str, Any]]) -> Bundle:
-    """A zoo model with `passes` done; layer -1 is the last one."""
-    torch.manual_seed(0)
+def variants(model: str) -> dict[str, Bundle]:
+    """A zoo model whole, and without some of its units or its last LSTM layer."""
     tokens = Tokens("char", ("<blank>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ'"))
-    built = build_model(model, len(tokens)).eval()
-    recurrent = sum(type(layer).__name__ == "Recurrent" for layer in built.layers)
-    for name, params in passes.items():
-        if params.get("layers") == [-1]:
-            params = {"layers": [recurrent - 1]}
-        step = make_pass(name, params)
-        step.prepare(built, Context())
-        step.finalize(built)
-    return Bundle(to_network(built), FeatureConfig(), tokens)
+
+    def built() -> AcousticModel:
+        torch.manual_seed(0)
+        return build_model(model, len(tokens)).eval()
+
+    last = sum(isinstance(layer, Recurrent) for layer in built().layers) - 1
+    steps: dict[str, Pass | None] = {WHOLE: None}
+    steps |= {
+        f"{share} % of units": make_pass("structured_pruning", {"sparsity": share / 100}) for share in (25, 50, 75)
+    }
+    steps["last LSTM layer"] = make_pass("layer_removal", {"layers": [last]})
+    bundles = {}
+    for name, step in steps.items():
+        pruned = built()
+        if step is not None:
+            step.prepare(pruned, Context())
+            step.finalize(pruned)
+        bundles[name] = Bundle(to_network(pruned), FeatureConfig(), tokens)
+    return bundles
 
 
 def measure(models: dict[str, Model], x: np.ndarray, rounds: int) -> dict[str, Spread]:
@@ -73,7 +77,7 @@ def measure(models: dict[str, Model], x: np.ndarray, rounds: int) -> dict[str, S
 
 def rows_of(model: str, frames: int, rounds: int) -> list[dict[str, Any]]:
     """One row for each engine and variant of a zoo model."""
-    bundles = {name: variant(model, passes) for name, passes in VARIANTS.items()}
+    bundles = variants(model)
     sizes = {name: sum(weights.nbytes for _, weights in walk(bundle.network)) for name, bundle in bundles.items()}
     x = np.random.default_rng(0).normal(size=(frames, bundles[WHOLE].features.bins)).astype(np.float32)
     expected = {name: BACKENDS["torch"].load(bundle, "cpu", 1).run([x])[0] for name, bundle in bundles.items()}

@@ -22,6 +22,7 @@ Run = Callable[..., None]
 
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # as for a script that is run
     specification = importlib.util.spec_from_file_location("studies_under_test", SCRIPT)
     assert specification and specification.loader
     module = importlib.util.module_from_spec(specification)
