@@ -72,14 +72,14 @@ struct DenseF32 {
     const float* tiles;  // [panels][cols][64]
 };
 
-// `count` quantized rows. `packed` is scratch of at least count * stride bytes (rounded up to whole quads).
+// `count` quantized rows. `packed` is scratch of at least count * stride bytes, twice that where Kernels::parted.
 struct Codes {
     int count;
     const int8_t* codes;  // [count][stride], stride a multiple of 8 that covers the columns
     size_t stride;
     const float* scales;  // [count]
     int8_t* packed;
-    int32_t* sums;  // scratch of count * groups, for GroupInt4 only
+    int32_t* sums;  // scratch of count * groups for GroupInt4, of count where Kernels::parted
 };
 
 // out[n][row] = product + add[n][row]; `add_stride` 0 adds the same vector to every row; `add` may be null.
@@ -113,6 +113,9 @@ struct Kernels {
     const char* name;
     // int8 kernels take activation codes XOR this: 0x80 turns int8 into uint8 with zero point 128, which vpdpbusd wants.
     uint8_t code_offset;
+    // Whether int8 kernels take activations apart, into signs and magnitudes: `packed` is then twice as large, and
+    // `sums` has a number for each row.
+    bool parted;
 
     // Quantize one row as arithmetic.quantize_rows (fixed_scale == 0) or quantize_static; pads with zeros to `padded`.
     void (*quantize)(const float* x, size_t cols, float fixed_scale, uint8_t offset, int8_t* codes, size_t padded,

@@ -21,6 +21,8 @@ constexpr float kCodeMax = 127.0f;
 constexpr int kNarrow = 2 * kLanes;
 constexpr size_t kNearBytes = 512 * 1024;  // weights up to here stay in the second-level cache
 constexpr int kNearQuads = 4;              // how far ahead weights come into the nearest cache
+constexpr int kFarQuads = 16;              // the same for one row alone, from beyond the second-level cache
+constexpr bool kRowAlone = kSums >= 2 * kStrips;     // registers for two sums of each strip: see dense_int8_row
 
 // exp(x[n] * factor[n]) with x * factor clamped to +-29, for factors that are plus or minus a power of two. Several at
 // once and operation by operation: one alone is a chain of ten, and a processor does not look far enough ahead to
@@ -258,6 +260,14 @@ inline int8_t* packed_tile(const Codes& x, int first, int height, size_t quads) 
     return height == 1 ? const_cast<int8_t*>(x.codes) + first * x.stride : x.packed + first * quads * kQuad;
 }
 
+// Bytes of a quad as int8 weights meet it.
+constexpr size_t kMet = kParted ? 2 * kQuad : kQuad;
+
+// Where those of a tile's rows stand side by side: [quads][height][kMet].
+inline const int8_t* met_tile(const Codes& x, int first, int height, size_t quads) {
+    return kParted ? x.packed + static_cast<size_t>(first) * quads * kMet : packed_tile(x, first, height, quads);
+}
+
 using Four = int32_t __attribute__((vector_size(16)));
 // Elements i and i + 1 of both vectors, in turn or one vector's after the other's. Written as initializers, GCC 12 moves
 // them one by one.
@@ -308,6 +318,26 @@ inline void pack(const Codes& x, const Tiles& tiles, size_t quads) {
                 __builtin_memcpy(packed + (k * height + r) * kQuad, row + k * kQuad, kQuad);
         }
     }
+}
+
+// The same for int8 weights. Where they want activations parted, these are packed into the upper half of the scratch
+// first, and parted from there: what is written does not catch up with what is read. FLIPS: see part.
+template <bool FLIPS>
+inline void pack_met(const Codes& x, const Tiles& tiles, size_t quads) {
+    Codes whole = x;
+    if (kParted) whole.packed += static_cast<size_t>(x.count) * quads * kQuad;
+    pack(whole, tiles, quads);
+    if (!kParted) return;
+    for (int tile = 0, first = 0; tile < tiles.count; first += tiles.height(tile++)) {
+        int height = tiles.height(tile);
+        part<FLIPS>(packed_tile(whole, first, height, quads), height * quads, x.packed + first * quads * kMet);
+    }
+}
+
+// What each row's sums lack with dot_flipped.
+inline void sum_negatives(const Codes& x, size_t quads) {
+    if (!kParted) return;
+    for (int n = 0; n < x.count; n++) x.sums[n] = negative_total(x.codes + n * x.stride, quads * kQuad);
 }
 
 // Calls body.run<height>(unit, first) for a height known only at run time.
@@ -373,11 +403,11 @@ inline bool far(const DenseInt8& w) {
 template <int ROWS, int STRIPS>
 inline __attribute__((always_inline)) void step(I (&sum)[STRIPS][ROWS], const int8_t* quad, size_t across,
                                                 const int8_t* tile) {
-    Tile weights[STRIPS];
-    UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = load_tile(tile + s * kTileBytes);
+    TileAt weights[STRIPS];
+    UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = tile_at(tile + s * kTileBytes);
     UNROLL for (int r = 0; r < ROWS; r++) {
-        Quad activations = load_quad(quad + r * across);
-        UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = dot(sum[s][r], activations, weights[s]);
+        Parted activations = load_parted(quad + r * across);
+        UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = dot_flipped(sum[s][r], activations, weights[s]);
     }
 }
 
@@ -414,14 +444,14 @@ struct DenseInt8Tile {
     void down(int panel, int strip, int first, const int8_t* ahead) const {
         constexpr int chains = 4 * ROWS * STRIPS <= kSums ? 2 : 1;  // too few sums do not hide the latency
         const int8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.quads * kStrips + strip) * kTileBytes;
-        const int8_t* quad = PACKED ? packed_tile(x, first, ROWS, w.quads) : x.codes + first * x.stride;
-        const size_t across = PACKED ? kQuad : x.stride, onward = PACKED ? ROWS * kQuad : kQuad;
+        const int8_t* quad = PACKED || kParted ? met_tile(x, first, ROWS, w.quads) : x.codes + first * x.stride;
+        const size_t across = PACKED ? kMet : kParted ? w.quads * kMet : x.stride, onward = PACKED ? ROWS * kMet : kMet;
         int row = panel * kPanelRows + strip * kLanes;
         I sum[chains][STRIPS][ROWS];
         UNROLL for (int s = 0; s < STRIPS; s++) {
             I start = load_i(w.correction + row + s * kLanes);
             UNROLL for (int r = 0; r < ROWS; r++) {
-                sum[0][s][r] = start;
+                sum[0][s][r] = kParted ? add_i(start, splat_i(x.sums[first + r])) : start;
                 if constexpr (chains > 1) sum[1][s][r] = splat_i(0);
             }
         }
@@ -435,6 +465,10 @@ struct DenseInt8Tile {
                 if constexpr (FAR && STRIPS == 2) {
                     UNROLL for (int p = 0; p < STRIPS; p++)
                         __builtin_prefetch(tile + kNearQuads * kStrips * kTileBytes + p * kTileBytes, 0, 3);
+                }
+                if constexpr (FAR && ROWS == 1 && !kRowAlone) {
+                    UNROLL for (int p = 0; p < STRIPS; p++)
+                        __builtin_prefetch(tile + kFarQuads * kStrips * kTileBytes + p * kTileBytes, 0, 3);
                 }
                 if constexpr (AHEAD) {
                     UNROLL for (int p = 0; p < STRIPS / 2; p++) __builtin_prefetch(ahead + p * kTileBytes, 0, 2);
@@ -489,18 +523,21 @@ __attribute__((noinline)) void dense_int8_row(const DenseInt8& w, const Codes& x
 }
 
 void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
-    constexpr bool roomy = kSums >= 2 * kStrips;  // registers for two sums of each strip
-    if (roomy && x.count == 1 && w.rows % kPanelRows == 0 && out.add) return dense_int8_row(w, x, out);
+    if (kRowAlone && x.count == 1 && w.rows % kPanelRows == 0 && out.add) return dense_int8_row(w, x, out);
+    sum_negatives(x, static_cast<size_t>(w.quads));
     if (far(w)) {
         Tiles tiles = Tiles::the_first_ones_full(x.count, kInt8Rows);
-        pack(x, tiles, static_cast<size_t>(w.quads));
+        pack_met<true>(x, tiles, static_cast<size_t>(w.quads));
         return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true, true>{w, x, out});
     }
     // A recurrence meets its weights once a step; an input product meets them tile after tile.
     Tiles tiles = Tiles::of_nearly_equal_height(x.count, x.count > kMaxBatch ? kInt8Rows : kDenseRows);
     // Where few weights meet the activations, as in convolutions, packing would take longer than it saves.
-    if (w.rows <= kNarrow) return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<false, false>{w, x, out});
-    pack(x, tiles, static_cast<size_t>(w.quads));
+    if (w.rows <= kNarrow) {
+        if (kParted) pack_met<true>(x, Tiles::of_nearly_equal_height(x.count, 1), static_cast<size_t>(w.quads));
+        return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<false, false>{w, x, out});
+    }
+    pack_met<true>(x, tiles, static_cast<size_t>(w.quads));
     each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true, false>{w, x, out});
 }
 
@@ -513,7 +550,7 @@ struct BlockInt8Tile {
     template <int ROWS>
     void run(int number, int first) const {
         const BlockStrip& strip = w.strips[number];
-        const int8_t* packed = packed_tile(x, first, ROWS, quads);
+        const int8_t* met = met_tile(x, first, ROWS, quads);
         I sum[ROWS];
         I start = load_i(strip.correction);
         UNROLL for (int r = 0; r < ROWS; r++) sum[r] = start;
@@ -521,10 +558,10 @@ struct BlockInt8Tile {
         const uint16_t* end = quad + strip.blocks;
         const int8_t* tile = w.tiles + static_cast<size_t>(strip.start) * kTileBytes;
         // Where the next activations lie is found out one block ahead, so that no product waits for it.
-        const int8_t* next = packed + static_cast<size_t>(*quad) * (ROWS * kQuad);
+        const int8_t* next = met + static_cast<size_t>(*quad) * (ROWS * kMet);
         for (; quad < end; tile += kTileBytes) {
             const int8_t* activations = next;
-            next = packed + static_cast<size_t>(*++quad) * (ROWS * kQuad);
+            next = met + static_cast<size_t>(*++quad) * (ROWS * kMet);
             step<ROWS>(sum, activations, tile);
         }
         finish(sum, x, strip.scales, out, first, strip.row, strip.end);
@@ -533,7 +570,7 @@ struct BlockInt8Tile {
     template <int ROWS>
     static inline __attribute__((always_inline)) void step(I (&sum)[ROWS], const int8_t* quad, const int8_t* tile) {
         Tile weights = load_tile(tile);
-        UNROLL for (int r = 0; r < ROWS; r++) sum[r] = dot(sum[r], load_quad(quad + r * kQuad), weights);
+        UNROLL for (int r = 0; r < ROWS; r++) sum[r] = dot(sum[r], load_parted(quad + r * kMet), weights);
     }
 };
 
@@ -543,7 +580,7 @@ struct BlockInt8Tile {
 template <bool PLAIN>
 void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out) {
     const F scale = splat(x.scales[0]);
-    const int8_t* const codes = x.codes;
+    const int8_t* const met = met_tile(x, 0, 1, static_cast<size_t>(w.cols + kQuad - 1) / kQuad);
     float* const y = out.out;
     const float* const extra = out.add;
     const ptrdiff_t onward = out.backwards ? -1 : 1;
@@ -558,16 +595,16 @@ void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out) {
         for (; quad + 3 < end; quad += 4, tile += 4 * kTileBytes) {
             uint64_t four;
             __builtin_memcpy(&four, quad, sizeof four);
-            even = dot_tile(even, load_quad(codes + (four & 0xFFFF) * kQuad), tile);
-            odd = dot_tile(odd, load_quad(codes + (four >> 16 & 0xFFFF) * kQuad), tile + kTileBytes);
-            even = dot_tile(even, load_quad(codes + (four >> 32 & 0xFFFF) * kQuad), tile + 2 * kTileBytes);
-            odd = dot_tile(odd, load_quad(codes + (four >> 48) * kQuad), tile + 3 * kTileBytes);
+            even = dot_tile(even, load_parted(met + (four & 0xFFFF) * kMet), tile);
+            odd = dot_tile(odd, load_parted(met + (four >> 16 & 0xFFFF) * kMet), tile + kTileBytes);
+            even = dot_tile(even, load_parted(met + (four >> 32 & 0xFFFF) * kMet), tile + 2 * kTileBytes);
+            odd = dot_tile(odd, load_parted(met + (four >> 48) * kMet), tile + 3 * kTileBytes);
         }
         for (; quad + 1 < end; quad += 2, tile += 2 * kTileBytes) {
-            even = dot_tile(even, load_quad(codes + size_t{quad[0]} * kQuad), tile);
-            odd = dot_tile(odd, load_quad(codes + size_t{quad[1]} * kQuad), tile + kTileBytes);
+            even = dot_tile(even, load_parted(met + size_t{quad[0]} * kMet), tile);
+            odd = dot_tile(odd, load_parted(met + size_t{quad[1]} * kMet), tile + kTileBytes);
         }
-        if (quad < end) even = dot_tile(even, load_quad(codes + size_t{quad[0]} * kQuad), tile);
+        if (quad < end) even = dot_tile(even, load_parted(met + size_t{quad[0]} * kMet), tile);
         F sum = mul(to_float(add_i(even, odd)), mul(scale, load(strip->scales)));
         size_t row = static_cast<size_t>(strip->row);
         if constexpr (PLAIN) {
@@ -583,11 +620,13 @@ void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out) {
 }
 
 void block_int8(const BlockInt8& w, const Codes& x, const Output& out) {
-    if (x.count == 1 && w.whole && out.add) return block_int8_row<true>(w, x, out);
-    if (x.count == 1) return block_int8_row<false>(w, x, out);
+    if (!kParted && x.count == 1 && w.whole && out.add) return block_int8_row<true>(w, x, out);
+    if (!kParted && x.count == 1) return block_int8_row<false>(w, x, out);
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
     Tiles tiles = Tiles::of_nearly_equal_height(x.count, kRows);
-    pack(x, tiles, quads);
+    pack_met<false>(x, tiles, quads);
+    if (kParted && x.count == 1 && w.whole && out.add) return block_int8_row<true>(w, x, out);
+    if (kParted && x.count == 1) return block_int8_row<false>(w, x, out);
     each_tile_first<kRows>(w.count, tiles, out.backwards, BlockInt8Tile{w, x, out, quads});
 }
 
@@ -600,7 +639,7 @@ struct BlockInt4Tile {
     template <int ROWS>
     void run(int strip, int first) const {
         constexpr int chains = ROWS == 1 ? 2 : 1;
-        const int8_t* packed = packed_tile(x, first, ROWS, quads);
+        const int8_t* met = met_tile(x, first, ROWS, quads);
         const uint8_t* multipliers = w.multipliers + static_cast<size_t>(w.groups[strip]) * kLanes;
         I total[ROWS];
         UNROLL for (int r = 0; r < ROWS; r++) total[r] = load_i(w.correction + strip * kLanes);
@@ -614,11 +653,11 @@ struct BlockInt4Tile {
             for (; pair < group_end; pair++) {
                 Tile both = load_tile(w.tiles + static_cast<size_t>(pair) * kTileBytes);
                 Tile low = low_signed(both), high = high_signed(both);
-                const int8_t* even = packed + static_cast<size_t>(w.quads[2 * pair]) * (ROWS * kQuad);
-                const int8_t* odd = packed + static_cast<size_t>(w.quads[2 * pair + 1]) * (ROWS * kQuad);
+                const int8_t* even = met + static_cast<size_t>(w.quads[2 * pair]) * (ROWS * kMet);
+                const int8_t* odd = met + static_cast<size_t>(w.quads[2 * pair + 1]) * (ROWS * kMet);
                 UNROLL for (int r = 0; r < ROWS; r++) {
-                    sum[0][r] = dot(sum[0][r], load_quad(even + r * kQuad), low);
-                    sum[chains - 1][r] = dot(sum[chains - 1][r], load_quad(odd + r * kQuad), high);
+                    sum[0][r] = dot(sum[0][r], load_parted(even + r * kMet), low);
+                    sum[chains - 1][r] = dot(sum[chains - 1][r], load_parted(odd + r * kMet), high);
                 }
             }
             Multipliers factor = load_multipliers(multipliers);
@@ -634,7 +673,7 @@ struct BlockInt4Tile {
 void block_int4(const BlockInt4& w, const Codes& x, const Output& out) {
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
     Tiles tiles = Tiles::of_nearly_equal_height(x.count, kRows);
-    pack(x, tiles, quads);
+    pack_met<false>(x, tiles, quads);
     each<kRows>(w.strips, tiles, out.backwards, BlockInt4Tile{w, x, out, quads});
 }
 
@@ -662,7 +701,8 @@ struct GroupInt4Row {
         const uint8_t* multipliers = w.multipliers + (static_cast<size_t>(panel) * w.groups * kStrips + strip) * kLanes;
         const int32_t* sums = x.sums + static_cast<size_t>(row) * w.groups;
         const int8_t* quad = x.codes + static_cast<size_t>(row) * x.stride;
-        I total[strips][1], low[strips], high[strips];
+        I total[strips][1];
+        GroupSum low[strips], high[strips];
         UNROLL for (int s = 0; s < strips; s++) total[s][0] = splat_i(0);
         auto octet = [&]() __attribute__((always_inline)) {
             Quad even = load_quad(quad), odd = load_quad(quad + kQuad);
@@ -675,7 +715,7 @@ struct GroupInt4Row {
             tile += kStrips * kTileBytes;
         };
         for (int group = 0; group < w.groups; group++, multipliers += kPanelRows) {
-            UNROLL for (int s = 0; s < strips; s++) low[s] = splat_i(sums[group]), high[s] = splat_i(0);
+            UNROLL for (int s = 0; s < strips; s++) low[s] = group_start(sums[group]), high[s] = group_start(0);
             int octets = octets_of(w, group);
             if (octets == kGroupOctets) {
                 UNROLL for (int k = 0; k < kGroupOctets; k++) octet();
@@ -683,8 +723,8 @@ struct GroupInt4Row {
                 for (int k = octets; k > 0; k--) octet();
             }
             UNROLL for (int s = 0; s < strips; s++)
-                total[s][0] = add_scaled(total[s][0], add_i(low[s], unscaled(high[s])),
-                                         load_multipliers(multipliers + s * kLanes));
+                total[s][0] = add_scaled(total[s][0], add_groups(low[s], unscaled(high[s])),
+                                         load_group_multipliers(multipliers + s * kLanes));
         }
         UNROLL for (int s = 0; s < strips; s++) {
             int start = panel * kPanelRows + (strip + s) * kLanes;
@@ -700,7 +740,8 @@ struct GroupInt4Tile {
 
     template <int ROWS>
     void run(int panel, int first) const {
-        constexpr int strips = strips_for(2 * ROWS);  // each has a sum of the group and a total
+        // Each has a sum of the group and a total.
+        constexpr int strips = ROWS == 1 ? kStrips : strips_for(2 * ROWS);
         for (int strip = 0; strip < kStrips; strip += strips) down<ROWS, strips>(panel, strip, first);
     }
 
@@ -715,18 +756,20 @@ struct GroupInt4Tile {
             UNROLL for (int s = 0; s < STRIPS; s++) total[s][r] = splat_i(0);
         }
         for (int group = 0; group < w.groups; group++, multipliers += kPanelRows) {
-            I sum[STRIPS][ROWS];
+            GroupSum sum[STRIPS][ROWS];
             UNROLL for (int r = 0; r < ROWS; r++) {
-                I start = splat_i(x.sums[static_cast<size_t>(first + r) * w.groups + group]);
+                GroupSum start = group_start(x.sums[static_cast<size_t>(first + r) * w.groups + group]);
                 UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = start;
             }
+            UNROLL for (int s = 0; s < STRIPS; s++)
+                UNROLL for (int r = 0; r < ROWS; r++) put_away(total[s][r]);
             for (int k = octets_of(w, group); k > 0; k--) {
                 step(sum, quad, tile);
                 quad += 2 * ROWS * kQuad;
                 tile += kStrips * kTileBytes;
             }
             UNROLL for (int s = 0; s < STRIPS; s++) {
-                Multipliers factor = load_multipliers(multipliers + s * kLanes);
+                Multipliers factor = load_group_multipliers(multipliers + s * kLanes);
                 UNROLL for (int r = 0; r < ROWS; r++) total[s][r] = add_scaled(total[s][r], sum[s][r], factor);
             }
         }
@@ -738,8 +781,17 @@ struct GroupInt4Tile {
     }
 
     template <int ROWS, int STRIPS>
-    static inline __attribute__((always_inline)) void step(I (&sum)[STRIPS][ROWS], const int8_t* quad,
+    static inline __attribute__((always_inline)) void step(GroupSum (&sum)[STRIPS][ROWS], const int8_t* quad,
                                                            const uint8_t* tile) {
+        if constexpr (ROWS == 1) {
+            Quad even = load_quad(quad), odd = load_quad(quad + kQuad);
+            UNROLL for (int s = 0; s < STRIPS; s++) {
+                Tile both = load_tile(tile + s * kTileBytes);
+                sum[s][0] = dot_unsigned(sum[s][0], even, low_nibbles(both));
+                sum[s][0] = dot_unsigned(sum[s][0], odd, high_nibbles(both));
+            }
+            return;
+        }
         Tile low[STRIPS], high[STRIPS];
         UNROLL for (int s = 0; s < STRIPS; s++) {
             Tile both = load_tile(tile + s * kTileBytes);
@@ -774,10 +826,10 @@ inline void sum_groups(const GroupInt4& w, const Codes& x) {
 
 void group_int4(const GroupInt4& w, const Codes& x, const Output& out) {
     sum_groups(w, x);
-    Tiles tiles = Tiles::of_nearly_equal_height(x.count, kDenseRows);
-    if (x.count <= 1) return each<1>(w.panels, tiles, out.backwards, GroupInt4Row{w, x, out});
+    Tiles tiles = Tiles::of_nearly_equal_height(x.count, kInt4Rows);
+    if (kHighApart && x.count <= 1) return each<1>(w.panels, tiles, out.backwards, GroupInt4Row{w, x, out});
     pack(x, tiles, static_cast<size_t>(w.octets) * 2);
-    each<kDenseRows>(w.panels, tiles, out.backwards, GroupInt4Tile{w, x, out});
+    each<kInt4Rows>(w.panels, tiles, out.backwards, GroupInt4Tile{w, x, out});
 }
 
 struct DenseF32Tile {
@@ -844,13 +896,13 @@ int32_t probe_int8(size_t dots, size_t* macs) {
     constexpr int chains = kSums;
     alignas(64) int8_t bytes[kTileBytes];
     for (int i = 0; i < kTileBytes; i++) bytes[i] = static_cast<int8_t>(i - 32);
-    Tile weights = load_tile(bytes);
-    Quad activations = load_quad(bytes);
+    TileAt weights = tile_at(bytes);
+    Parted activations = load_parted(bytes);
     I sum[chains];
     UNROLL for (int s = 0; s < chains; s++) sum[s] = splat_i(s);
     size_t rounds = dots / chains;
     for (size_t i = 0; i < rounds; i++) {
-        UNROLL for (int s = 0; s < chains; s++) sum[s] = dot(sum[s], activations, weights);
+        UNROLL for (int s = 0; s < chains; s++) sum[s] = dot_flipped(sum[s], activations, weights);
     }
     I total = sum[0];
     UNROLL for (int s = 1; s < chains; s++) total = add_i(total, sum[s]);
@@ -866,7 +918,7 @@ int32_t probe_int8(size_t dots, size_t* macs) {
 namespace {
 
 constexpr Kernels table(const char* name) {
-    return {name,      kCodeOffset, quantize,  largest,     dense_int8, block_int8,  group_int4,   block_int4,    dense_f32,
+    return {name,      kCodeOffset, kParted,  quantize,  largest,     dense_int8, block_int8,  group_int4,   block_int4,    dense_f32,
             lstm_cell, layer_norm,  normalize, clamp,      add_product, cell_forward, cell_backward, log_mel,
             probe_read, probe_int8};
 }

@@ -42,14 +42,24 @@ float* panel_scales(WeightMemory& memory, Array<float> scales, int rows, int pan
 // Activations are quantized before they meet integer weights; the kernels want them in whole octets.
 class IntegerMap : public Map {
 public:
-    IntegerMap(int rows, int cols, float input_scale, uint8_t offset, int groups)
-        : Map(rows, cols), quantization_{input_scale, offset, static_cast<size_t>(ceil_div(cols, 8)) * 8},
-          groups_(groups) {}
+    // What a kernel wants for each row: codes XORed with an offset, and scratch.
+    struct Needs {
+        uint8_t offset;
+        int copies;  // of the codes in `packed`
+        int sums;
+    };
+    static Needs of_int8(const Kernels& kernels) { return {kernels.code_offset, kernels.parted ? 2 : 1, kernels.parted}; }
+
+    IntegerMap(int rows, int cols, float input_scale, const Needs& needs)
+        : Map(rows, cols), quantization_{input_scale, needs.offset, static_cast<size_t>(ceil_div(cols, 8)) * 8},
+          packed_bytes_(quantization_.stride * static_cast<size_t>(needs.copies)),
+          sums_(static_cast<size_t>(needs.sums)) {}
     const Quantization* quantization() const override { return &quantization_; }
 
     size_t scratch_bytes(int count) const override {
         size_t n = static_cast<size_t>(count);
-        return 2 * scratch_for<int8_t>(n * quantization_.stride) + scratch_for<float>(n) + scratch_for<int32_t>(n * groups_);
+        return scratch_for<int8_t>(n * quantization_.stride) + scratch_for<int8_t>(n * packed_bytes_) +
+               scratch_for<float>(n) + scratch_for<int32_t>(n * sums_);
     }
 
     void product(const Kernels& kernels, const float* const* x, int count, const Output& out, Scratch& scratch,
@@ -71,22 +81,22 @@ public:
         Scratch::Frame frame(scratch);
         size_t n = static_cast<size_t>(count), stride = quantization_.stride;
         multiply(kernels,
-                 Codes{count, codes, stride, scales, scratch.take<int8_t>(n * stride),
-                       scratch.take<int32_t>(n * groups_)},
+                 Codes{count, codes, stride, scales, scratch.take<int8_t>(n * packed_bytes_),
+                       scratch.take<int32_t>(n * sums_)},
                  out);
     }
 
 private:
     virtual void multiply(const Kernels& kernels, const Codes& x, const Output& out) const = 0;
     Quantization quantization_;
-    size_t groups_;
+    size_t packed_bytes_, sums_;
 };
 
 template <class Packed, void (*Kernels::*kernel)(const Packed&, const Codes&, const Output&)>
 class PackedMap final : public IntegerMap {
 public:
-    PackedMap(const Packed& packed, float input_scale, uint8_t offset, int groups = 0)
-        : IntegerMap(packed.rows, packed.cols, input_scale, offset, groups), packed_(packed) {}
+    PackedMap(const Packed& packed, float input_scale, const Needs& needs)
+        : IntegerMap(packed.rows, packed.cols, input_scale, needs), packed_(packed) {}
 
 private:
     void multiply(const Kernels& kernels, const Codes& x, const Output& out) const override {
@@ -169,7 +179,7 @@ std::unique_ptr<Map> pack_int8(const Kernels& kernels, WeightMemory& memory, int
     }
     float* padded = panel_scales(memory, scales, rows, panels);
     DenseInt8 packed{rows, cols, panels, quads, tiles, padded, correction};
-    return std::make_unique<PackedMap<DenseInt8, &Kernels::dense_int8>>(packed, input_scale, kernels.code_offset);
+    return std::make_unique<PackedMap<DenseInt8, &Kernels::dense_int8>>(packed, input_scale, IntegerMap::of_int8(kernels));
 }
 
 std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory& memory, int rows, int cols, int group,
@@ -206,7 +216,7 @@ std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory& memory, int rows, i
     }
     float* padded = panel_scales(memory, scales, rows, panels);
     GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, tiles, factors, padded};
-    return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(packed, input_scale, uint8_t{0}, groups);
+    return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(packed, input_scale, IntegerMap::Needs{0, 1, groups});
 }
 
 namespace {
@@ -298,7 +308,7 @@ std::unique_ptr<Map> pack_block_int8(const Kernels& kernels, WeightMemory& memor
                      quads,
                      tiles,
                      std::all_of(order.begin(), order.end(), [&](int s) { return strips.rows(s) == kLanes; })};
-    return std::make_unique<PackedMap<BlockInt8, &Kernels::block_int8>>(packed, input_scale, kernels.code_offset);
+    return std::make_unique<PackedMap<BlockInt8, &Kernels::block_int8>>(packed, input_scale, IntegerMap::of_int8(kernels));
 }
 
 std::unique_ptr<Map> pack_block_int4(const Kernels& kernels, WeightMemory& memory, const Blocks& blocks,
@@ -346,7 +356,7 @@ std::unique_ptr<Map> pack_block_int4(const Kernels& kernels, WeightMemory& memor
                      copied(memory, multipliers.data, multipliers.count),
                      strip_scales(memory, strips, scales),
                      correction};
-    return std::make_unique<PackedMap<BlockInt4, &Kernels::block_int4>>(packed, input_scale, kernels.code_offset);
+    return std::make_unique<PackedMap<BlockInt4, &Kernels::block_int4>>(packed, input_scale, IntegerMap::of_int8(kernels));
 }
 
 std::unique_ptr<Map> pack_f32(WeightMemory& memory, int rows, int cols, Array<float> weights) {

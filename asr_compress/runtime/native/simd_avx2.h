@@ -1,5 +1,7 @@
-// Sixteen lanes in two registers: AVX2. Without vpdpbusd, dot products go through 16 bits, exactly:
-// |x| * (w with x's sign) keeps pair sums within 2 * 127 * 127 = 32258.
+// Sixteen lanes in two registers: AVX2. Without vpdpbusd, dot products go through 16 bits, exactly: |x| * (w with x's
+// sign) keeps the sums of pairs within 2 * 127 * 127. So activations meet int8 weights parted: signs, 0 or -1, and
+// magnitudes. A weight whose sign changes has its bits flipped, which is one operation on any port but gives -w - 1:
+// the sum then lacks the magnitude. Over all weights of a row that is the same for each row, see negative_total.
 #pragma once
 
 #include <immintrin.h>
@@ -9,13 +11,19 @@ namespace {
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
 struct Tile { __m256i a, b; };
-struct Quad { __m256i signs, magnitudes; };
+using Quad = __m256i;                              // 4 int8 of one activation row, repeated
+struct Parted { __m256i signs, magnitudes; };      // the same, parted; signs for dot are the codes themselves
+struct TileAt { const __m256i* halves; };          // read where it is used: registers are few
+struct GroupSum { __m256i a, b; };                 // two int16 for each of 16 rows
 
 constexpr uint8_t kCodeOffset = 0;
-constexpr int kSums = 4;  // vectors of sums that the registers hold beside the rest
-constexpr int kDenseRows = 4;  // rows of activations that dense weights meet together
-constexpr int kInt8Rows = 4;  // the same for int8
-constexpr int kRows = 4;  // the same for weights that come one strip at a time
+constexpr int kSums = 6;  // vectors of sums that the registers hold beside the rest
+constexpr int kDenseRows = 3;  // rows of activations that dense weights meet together
+constexpr int kInt8Rows = 3;  // the same for many rows and int8
+constexpr int kInt4Rows = 4;  // the same for int4
+constexpr int kRows = 6;  // the same for weights that come one strip at a time
+constexpr bool kParted = true;
+constexpr bool kHighApart = false;  // whether a single row's high nibbles are summed apart
 constexpr int kCells = 1;  // sixteens of units whose gates are computed together
 
 inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
@@ -91,31 +99,125 @@ inline Tile load_tile(const void* p) {
     return {_mm256_load_si256(reinterpret_cast<const __m256i*>(bytes)),
             _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes + 32))};
 }
-inline Quad load_quad(const int8_t* p) {
+inline TileAt tile_at(const int8_t* p) { return {reinterpret_cast<const __m256i*>(p)}; }
+inline __m256i repeated(const int8_t* p) {
     int32_t v;
     __builtin_memcpy(&v, p, 4);
-    __m256i x = _mm256_set1_epi32(v);
-    return {x, _mm256_abs_epi8(x)};
+    return _mm256_set1_epi32(v);
 }
-inline __m256i add_pairs(__m256i sum, __m256i unsigned_bytes, __m256i signed_bytes) {
-    __m256i pairs = _mm256_maddubs_epi16(unsigned_bytes, signed_bytes);
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+inline Quad load_quad(const int8_t* p) { return repeated(p); }
+// Kept in order with the products by `volatile`: loaded early, for the row that comes next, they would push sums out of
+// the registers.
+inline Parted load_parted(const int8_t* p) {
+    using Bytes = const int8_t (*)[4];
+    Parted x;
+    asm volatile("vpbroadcastd %1, %0" : "=x"(x.signs) : "m"(*reinterpret_cast<Bytes>(p)));
+    asm volatile("vpbroadcastd %1, %0" : "=x"(x.magnitudes) : "m"(*reinterpret_cast<Bytes>(p + 4)));
+    return x;
 }
-inline I dot(I sum, Quad x, Tile w) {
-    return {add_pairs(sum.a, x.magnitudes, _mm256_sign_epi8(w.a, x.signs)),
-            add_pairs(sum.b, x.magnitudes, _mm256_sign_epi8(w.b, x.signs))};
+
+// From quads side by side to parted ones, eight bytes each. FLIPS: for dot_flipped.
+template <bool FLIPS>
+inline void part(const int8_t* codes, size_t quads, int8_t* parted) {
+    const __m256i zero = _mm256_setzero_si256();
+    auto to = [&](size_t i) { return reinterpret_cast<__m256i*>(parted + 8 * i); };
+    size_t i = 0;
+    for (; i + 8 <= quads; i += 8) {
+        __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 4 * i));
+        __m256i signs = FLIPS ? _mm256_cmpgt_epi8(zero, x) : x, magnitudes = _mm256_abs_epi8(x);
+        __m256i even = _mm256_unpacklo_epi32(signs, magnitudes), odd = _mm256_unpackhi_epi32(signs, magnitudes);
+        _mm256_storeu_si256(to(i), _mm256_permute2x128_si256(even, odd, 0x20));
+        _mm256_storeu_si256(to(i + 4), _mm256_permute2x128_si256(even, odd, 0x31));
+    }
+    for (; i < quads; i++) {
+        int8_t quad[8];
+        for (int k = 0; k < 4; k++) {
+            int8_t x = codes[4 * i + k];
+            quad[k] = FLIPS ? static_cast<int8_t>(x < 0 ? -1 : 0) : x;
+            quad[4 + k] = static_cast<int8_t>(x < 0 ? -x : x);
+        }
+        __builtin_memcpy(parted + 8 * i, quad, sizeof quad);
+    }
 }
-inline I dot_tile(I sum, Quad x, const int8_t* tile) { return dot(sum, x, load_tile(tile)); }
-inline I dot_unsigned(I sum, Quad x, Tile w) {
-    return {add_pairs(sum.a, w.a, x.signs), add_pairs(sum.b, w.b, x.signs)};
+// The magnitudes of the negative ones of `count` codes, a multiple of 4, summed.
+inline int32_t negative_total(const int8_t* codes, size_t count) {
+    __m256i sums = _mm256_setzero_si256();
+    size_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + i));
+        __m256i below = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_min_epi8(x, _mm256_setzero_si256()));
+        sums = _mm256_add_epi64(sums, _mm256_sad_epu8(below, _mm256_setzero_si256()));
+    }
+    int64_t lanes[4];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), sums);
+    int64_t total = lanes[0] + lanes[1] + lanes[2] + lanes[3];
+    for (; i < count; i++) total -= codes[i] < 0 ? codes[i] : 0;
+    return static_cast<int32_t>(total);
 }
-// total + sum * multiplier, for sums that fit int16: their low halves are multiplied, the high halves by zero.
+
+// Inline assembly, because GCC 12 does all products first and then spills them.
+inline __m256i add_flipped(__m256i sum, Parted x, const __m256i* w) {
+    __m256i t;
+    asm volatile("vpxor %[w], %[signs], %[t]\n\t"
+        "vpmaddubsw %[t], %[magnitudes], %[t]\n\t"
+        "vpmaddwd %[ones], %[t], %[t]\n\t"
+        "vpaddd %[t], %[sum], %[sum]"
+        : [sum] "+x"(sum), [t] "=&x"(t)
+        : [w] "m"(*w), [signs] "x"(x.signs), [magnitudes] "x"(x.magnitudes), [ones] "x"(_mm256_set1_epi16(1)));
+    return sum;
+}
+inline I dot_flipped(I sum, Parted x, TileAt w) {
+    return {add_flipped(sum.a, x, w.halves), add_flipped(sum.b, x, w.halves + 1)};
+}
+inline __m256i add_signed(__m256i sum, Parted x, const __m256i& w) {
+    __m256i t;
+    asm("vpsignb %[signs], %[w], %[t]\n\t"
+        "vpmaddubsw %[t], %[magnitudes], %[t]\n\t"
+        "vpmaddwd %[ones], %[t], %[t]\n\t"
+        "vpaddd %[t], %[sum], %[sum]"
+        : [sum] "+x"(sum), [t] "=&x"(t)
+        : [w] "x"(w), [signs] "x"(x.signs), [magnitudes] "x"(x.magnitudes), [ones] "x"(_mm256_set1_epi16(1)));
+    return sum;
+}
+inline I dot(I sum, Parted x, Tile w) { return {add_signed(sum.a, x, w.a), add_signed(sum.b, x, w.b)}; }
+inline I dot_tile(I sum, Parted x, const int8_t* tile) { return dot(sum, x, load_tile(tile)); }
+
+// Nibbles with whole activations: a group's sums, at most 32 columns and what they start from, fit 16 bits.
+inline GroupSum group_start(int32_t v) { return {_mm256_set1_epi32(v & 0xFFFF), _mm256_set1_epi32(v & 0xFFFF)}; }
+inline GroupSum add_groups(GroupSum x, GroupSum y) {
+    return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)};
+}
+inline __m256i add_pairs(__m256i sum, __m256i x, __m256i w) {
+    __m256i t;
+    asm("vpmaddubsw %[x], %[w], %[t]\n\t"
+        "vpaddw %[t], %[sum], %[sum]"
+        : [sum] "+x"(sum), [t] "=&x"(t)
+        : [w] "x"(w), [x] "x"(x));
+    return sum;
+}
+inline GroupSum dot_unsigned(GroupSum sum, Quad x, Tile w) {
+    return {add_pairs(sum.a, x, w.a), add_pairs(sum.b, x, w.b)};
+}
 using Multipliers = I;
 inline Multipliers load_multipliers(const uint8_t* p) {
     return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
             _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
 }
-inline I add_scaled(I total, I sum, Multipliers factor) {
+// Leaves the registers to the sums of a group, to which more is added.
+inline void put_away(I& total) { asm volatile("" : "+m"(total.a), "+m"(total.b)); }
+// The multiplier of each of a row's two sums: a byte of sixteen, twice. In assembly, for the tables to stay in memory.
+alignas(64) constexpr int8_t kTwice[64] = {
+    0, -1, 0, -1, 1, -1, 1, -1, 2,  -1, 2,  -1, 3,  -1, 3,  -1, 4,  -1, 4,  -1, 5,  -1, 5,  -1, 6,  -1, 6,  -1, 7,  -1, 7,  -1,
+    8, -1, 8, -1, 9, -1, 9, -1, 10, -1, 10, -1, 11, -1, 11, -1, 12, -1, 12, -1, 13, -1, 13, -1, 14, -1, 14, -1, 15, -1, 15, -1};
+inline Multipliers load_group_multipliers(const uint8_t* p) {
+    using Half = const int8_t (*)[32];
+    __m256i sixteen = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    Multipliers factor;
+    asm("vpshufb %2, %1, %0" : "=x"(factor.a) : "x"(sixteen), "m"(*reinterpret_cast<Half>(kTwice)));
+    asm("vpshufb %2, %1, %0" : "=x"(factor.b) : "x"(sixteen), "m"(*reinterpret_cast<Half>(kTwice + 32)));
+    return factor;
+}
+inline I add_scaled(I total, GroupSum sum, Multipliers factor) {
     return add_i(total, {_mm256_madd_epi16(sum.a, factor.a), _mm256_madd_epi16(sum.b, factor.b)});
 }
 inline Tile low_nibbles(Tile w) {
@@ -126,7 +228,7 @@ inline Tile high_nibbles(Tile w) {
     return low_nibbles({_mm256_srli_epi16(w.a, 4), _mm256_srli_epi16(w.b, 4)});
 }
 inline Tile high_scaled(Tile w) { return high_nibbles(w); }
-inline I unscaled(I sum) { return sum; }
+inline GroupSum unscaled(GroupSum sum) { return sum; }
 // Two's complement nibbles, by a table of sixteen bytes.
 inline Tile low_signed(Tile w) {
     __m256i values = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));

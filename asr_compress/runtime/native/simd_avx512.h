@@ -14,6 +14,7 @@ constexpr uint8_t kCodeOffset = 0x80;
 constexpr int kSums = 24;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 6;  // rows of activations that dense weights meet together
 constexpr int kInt8Rows = 12;  // the same for many rows and int8: two strips at a time, so half the stream of weights
+constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 12;  // the same for weights that come one strip at a time
 constexpr int kCells = 4;  // sixteens of units whose gates are computed together
 
@@ -109,3 +110,5 @@ inline I signed_sum(I sum) { return _mm512_srai_epi32(sum, 4); }
 inline I mul_i(I a, I b) { return _mm512_mullo_epi32(a, b); }
 
 }  // namespace
+
+#include "simd_whole.h"

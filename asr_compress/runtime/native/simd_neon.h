@@ -16,6 +16,7 @@ constexpr uint8_t kCodeOffset = 0;
 constexpr int kSums = 4;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 4;  // rows of activations that dense weights meet together
 constexpr int kInt8Rows = 4;  // the same for int8
+constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 4;  // the same for weights that come one strip at a time
 constexpr int kCells = 1;  // sixteens of units whose gates are computed together
 
@@ -125,3 +126,5 @@ inline I signed_sum(const I& sum) { return sum; }
 inline I mul_i(const I& a, const I& b) { return parts<I>([&](int i) { return vmulq_s32(a.v[i], b.v[i]); }); }
 
 }  // namespace
+
+#include "simd_whole.h"

@@ -14,6 +14,7 @@ constexpr uint8_t kCodeOffset = 0;
 constexpr int kSums = 1;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 1;  // rows of activations that dense weights meet together
 constexpr int kInt8Rows = 1;  // the same for int8
+constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 1;  // the same for weights that come one strip at a time
 constexpr int kCells = 1;  // sixteens of units whose gates are computed together
 
@@ -143,3 +144,5 @@ inline I signed_sum(const I& sum) { return sum; }
 inline I mul_i(const I& a, const I& b) { return lanes<I>([&](int l) { return a.v[l] * b.v[l]; }); }
 
 }  // namespace
+
+#include "simd_whole.h"
