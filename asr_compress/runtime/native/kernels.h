@@ -113,8 +113,8 @@ struct Kernels {
     const char* name;
     // int8 kernels take activation codes XOR this: 0x80 turns int8 into uint8 with zero point 128, which vpdpbusd wants.
     uint8_t code_offset;
-    // Whether int8 kernels take activations apart, into signs and magnitudes: `packed` is then twice as large, and
-    // `sums` has a number for each row.
+    // Whether dense_int8 takes activations apart, into signs and magnitudes: `packed` is then twice as large, and `sums`
+    // has a number for each row.
     bool parted;
 
     // Quantize one row as arithmetic.quantize_rows (fixed_scale == 0) or quantize_static; pads with zeros to `padded`.

@@ -22,7 +22,7 @@ constexpr int kNarrow = 2 * kLanes;
 constexpr size_t kNearBytes = 512 * 1024;  // weights up to here stay in the second-level cache
 constexpr int kNearQuads = 4;              // how far ahead weights come into the nearest cache
 constexpr int kFarQuads = 16;              // the same for one row alone, from beyond the second-level cache
-constexpr bool kRowAlone = kSums >= 2 * kStrips;     // registers for two sums of each strip: see dense_int8_row
+constexpr bool kRowAlone = kSums >= 2 * kStrips;  // registers for two sums of each strip: see dense_int8_row
 
 // exp(x[n] * factor[n]) with x * factor clamped to +-29, for factors that are plus or minus a power of two. Several at
 // once and operation by operation: one alone is a chain of ten, and a processor does not look far enough ahead to
@@ -260,7 +260,7 @@ inline int8_t* packed_tile(const Codes& x, int first, int height, size_t quads) 
     return height == 1 ? const_cast<int8_t*>(x.codes) + first * x.stride : x.packed + first * quads * kQuad;
 }
 
-// Bytes of a quad as int8 weights meet it.
+// Bytes of a quad as dense int8 weights meet it.
 constexpr size_t kMet = kParted ? 2 * kQuad : kQuad;
 
 // Where those of a tile's rows stand side by side: [quads][height][kMet].
@@ -320,9 +320,8 @@ inline void pack(const Codes& x, const Tiles& tiles, size_t quads) {
     }
 }
 
-// The same for int8 weights. Where they want activations parted, these are packed into the upper half of the scratch
-// first, and parted from there: what is written does not catch up with what is read. FLIPS: see part.
-template <bool FLIPS>
+// The same for dense int8 weights. Where they want activations parted, these are packed into the upper half of the scratch
+// first, and parted from there: what is written does not catch up with what is read.
 inline void pack_met(const Codes& x, const Tiles& tiles, size_t quads) {
     Codes whole = x;
     if (kParted) whole.packed += static_cast<size_t>(x.count) * quads * kQuad;
@@ -330,7 +329,7 @@ inline void pack_met(const Codes& x, const Tiles& tiles, size_t quads) {
     if (!kParted) return;
     for (int tile = 0, first = 0; tile < tiles.count; first += tiles.height(tile++)) {
         int height = tiles.height(tile);
-        part<FLIPS>(packed_tile(whole, first, height, quads), height * quads, x.packed + first * quads * kMet);
+        part(packed_tile(whole, first, height, quads), height * quads, x.packed + first * quads * kMet);
     }
 }
 
@@ -522,22 +521,24 @@ __attribute__((noinline)) void dense_int8_row(const DenseInt8& w, const Codes& x
     }
 }
 
+static_assert(kDenseRows <= kInt8Rows, "each<kInt8Rows> runs tiles of either height");
+
 void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
     if (kRowAlone && x.count == 1 && w.rows % kPanelRows == 0 && out.add) return dense_int8_row(w, x, out);
     sum_negatives(x, static_cast<size_t>(w.quads));
     if (far(w)) {
         Tiles tiles = Tiles::the_first_ones_full(x.count, kInt8Rows);
-        pack_met<true>(x, tiles, static_cast<size_t>(w.quads));
+        pack_met(x, tiles, static_cast<size_t>(w.quads));
         return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true, true>{w, x, out});
     }
     // A recurrence meets its weights once a step; an input product meets them tile after tile.
     Tiles tiles = Tiles::of_nearly_equal_height(x.count, x.count > kMaxBatch ? kInt8Rows : kDenseRows);
     // Where few weights meet the activations, as in convolutions, packing would take longer than it saves.
     if (w.rows <= kNarrow) {
-        if (kParted) pack_met<true>(x, Tiles::of_nearly_equal_height(x.count, 1), static_cast<size_t>(w.quads));
+        if (kParted) pack_met(x, Tiles::of_nearly_equal_height(x.count, 1), static_cast<size_t>(w.quads));
         return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<false, false>{w, x, out});
     }
-    pack_met<true>(x, tiles, static_cast<size_t>(w.quads));
+    pack_met(x, tiles, static_cast<size_t>(w.quads));
     each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true, false>{w, x, out});
 }
 
@@ -550,7 +551,7 @@ struct BlockInt8Tile {
     template <int ROWS>
     void run(int number, int first) const {
         const BlockStrip& strip = w.strips[number];
-        const int8_t* met = met_tile(x, first, ROWS, quads);
+        const int8_t* packed = packed_tile(x, first, ROWS, quads);
         I sum[ROWS];
         I start = load_i(strip.correction);
         UNROLL for (int r = 0; r < ROWS; r++) sum[r] = start;
@@ -558,10 +559,10 @@ struct BlockInt8Tile {
         const uint16_t* end = quad + strip.blocks;
         const int8_t* tile = w.tiles + static_cast<size_t>(strip.start) * kTileBytes;
         // Where the next activations lie is found out one block ahead, so that no product waits for it.
-        const int8_t* next = met + static_cast<size_t>(*quad) * (ROWS * kMet);
+        const int8_t* next = packed + static_cast<size_t>(*quad) * (ROWS * kQuad);
         for (; quad < end; tile += kTileBytes) {
             const int8_t* activations = next;
-            next = met + static_cast<size_t>(*++quad) * (ROWS * kMet);
+            next = packed + static_cast<size_t>(*++quad) * (ROWS * kQuad);
             step<ROWS>(sum, activations, tile);
         }
         finish(sum, x, strip.scales, out, first, strip.row, strip.end);
@@ -570,7 +571,7 @@ struct BlockInt8Tile {
     template <int ROWS>
     static inline __attribute__((always_inline)) void step(I (&sum)[ROWS], const int8_t* quad, const int8_t* tile) {
         Tile weights = load_tile(tile);
-        UNROLL for (int r = 0; r < ROWS; r++) sum[r] = dot(sum[r], load_parted(quad + r * kMet), weights);
+        UNROLL for (int r = 0; r < ROWS; r++) sum[r] = dot(sum[r], load_quad(quad + r * kQuad), weights);
     }
 };
 
@@ -580,7 +581,7 @@ struct BlockInt8Tile {
 template <bool PLAIN>
 void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out) {
     const F scale = splat(x.scales[0]);
-    const int8_t* const met = met_tile(x, 0, 1, static_cast<size_t>(w.cols + kQuad - 1) / kQuad);
+    const int8_t* const codes = x.codes;
     float* const y = out.out;
     const float* const extra = out.add;
     const ptrdiff_t onward = out.backwards ? -1 : 1;
@@ -595,16 +596,16 @@ void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out) {
         for (; quad + 3 < end; quad += 4, tile += 4 * kTileBytes) {
             uint64_t four;
             __builtin_memcpy(&four, quad, sizeof four);
-            even = dot_tile(even, load_parted(met + (four & 0xFFFF) * kMet), tile);
-            odd = dot_tile(odd, load_parted(met + (four >> 16 & 0xFFFF) * kMet), tile + kTileBytes);
-            even = dot_tile(even, load_parted(met + (four >> 32 & 0xFFFF) * kMet), tile + 2 * kTileBytes);
-            odd = dot_tile(odd, load_parted(met + (four >> 48) * kMet), tile + 3 * kTileBytes);
+            even = dot_tile(even, load_quad(codes + (four & 0xFFFF) * kQuad), tile);
+            odd = dot_tile(odd, load_quad(codes + (four >> 16 & 0xFFFF) * kQuad), tile + kTileBytes);
+            even = dot_tile(even, load_quad(codes + (four >> 32 & 0xFFFF) * kQuad), tile + 2 * kTileBytes);
+            odd = dot_tile(odd, load_quad(codes + (four >> 48) * kQuad), tile + 3 * kTileBytes);
         }
         for (; quad + 1 < end; quad += 2, tile += 2 * kTileBytes) {
-            even = dot_tile(even, load_parted(met + size_t{quad[0]} * kMet), tile);
-            odd = dot_tile(odd, load_parted(met + size_t{quad[1]} * kMet), tile + kTileBytes);
+            even = dot_tile(even, load_quad(codes + size_t{quad[0]} * kQuad), tile);
+            odd = dot_tile(odd, load_quad(codes + size_t{quad[1]} * kQuad), tile + kTileBytes);
         }
-        if (quad < end) even = dot_tile(even, load_parted(met + size_t{quad[0]} * kMet), tile);
+        if (quad < end) even = dot_tile(even, load_quad(codes + size_t{quad[0]} * kQuad), tile);
         F sum = mul(to_float(add_i(even, odd)), mul(scale, load(strip->scales)));
         size_t row = static_cast<size_t>(strip->row);
         if constexpr (PLAIN) {
@@ -620,13 +621,11 @@ void block_int8_row(const BlockInt8& w, const Codes& x, const Output& out) {
 }
 
 void block_int8(const BlockInt8& w, const Codes& x, const Output& out) {
-    if (!kParted && x.count == 1 && w.whole && out.add) return block_int8_row<true>(w, x, out);
-    if (!kParted && x.count == 1) return block_int8_row<false>(w, x, out);
+    if (x.count == 1 && w.whole && out.add) return block_int8_row<true>(w, x, out);
+    if (x.count == 1) return block_int8_row<false>(w, x, out);
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
     Tiles tiles = Tiles::of_nearly_equal_height(x.count, kRows);
-    pack_met<false>(x, tiles, quads);
-    if (kParted && x.count == 1 && w.whole && out.add) return block_int8_row<true>(w, x, out);
-    if (kParted && x.count == 1) return block_int8_row<false>(w, x, out);
+    pack(x, tiles, quads);
     each_tile_first<kRows>(w.count, tiles, out.backwards, BlockInt8Tile{w, x, out, quads});
 }
 
@@ -639,7 +638,7 @@ struct BlockInt4Tile {
     template <int ROWS>
     void run(int strip, int first) const {
         constexpr int chains = ROWS == 1 ? 2 : 1;
-        const int8_t* met = met_tile(x, first, ROWS, quads);
+        const int8_t* packed = packed_tile(x, first, ROWS, quads);
         const uint8_t* multipliers = w.multipliers + static_cast<size_t>(w.groups[strip]) * kLanes;
         I total[ROWS];
         UNROLL for (int r = 0; r < ROWS; r++) total[r] = load_i(w.correction + strip * kLanes);
@@ -653,11 +652,11 @@ struct BlockInt4Tile {
             for (; pair < group_end; pair++) {
                 Tile both = load_tile(w.tiles + static_cast<size_t>(pair) * kTileBytes);
                 Tile low = low_signed(both), high = high_signed(both);
-                const int8_t* even = met + static_cast<size_t>(w.quads[2 * pair]) * (ROWS * kMet);
-                const int8_t* odd = met + static_cast<size_t>(w.quads[2 * pair + 1]) * (ROWS * kMet);
+                const int8_t* even = packed + static_cast<size_t>(w.quads[2 * pair]) * (ROWS * kQuad);
+                const int8_t* odd = packed + static_cast<size_t>(w.quads[2 * pair + 1]) * (ROWS * kQuad);
                 UNROLL for (int r = 0; r < ROWS; r++) {
-                    sum[0][r] = dot(sum[0][r], load_parted(even + r * kMet), low);
-                    sum[chains - 1][r] = dot(sum[chains - 1][r], load_parted(odd + r * kMet), high);
+                    sum[0][r] = dot(sum[0][r], load_quad(even + r * kQuad), low);
+                    sum[chains - 1][r] = dot(sum[chains - 1][r], load_quad(odd + r * kQuad), high);
                 }
             }
             Multipliers factor = load_multipliers(multipliers);
@@ -673,7 +672,7 @@ struct BlockInt4Tile {
 void block_int4(const BlockInt4& w, const Codes& x, const Output& out) {
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
     Tiles tiles = Tiles::of_nearly_equal_height(x.count, kRows);
-    pack_met<false>(x, tiles, quads);
+    pack(x, tiles, quads);
     each<kRows>(w.strips, tiles, out.backwards, BlockInt4Tile{w, x, out, quads});
 }
 
@@ -918,9 +917,9 @@ int32_t probe_int8(size_t dots, size_t* macs) {
 namespace {
 
 constexpr Kernels table(const char* name) {
-    return {name,      kCodeOffset, kParted,  quantize,  largest,     dense_int8, block_int8,  group_int4,   block_int4,    dense_f32,
-            lstm_cell, layer_norm,  normalize, clamp,      add_product, cell_forward, cell_backward, log_mel,
-            probe_read, probe_int8};
+    return {name,       kCodeOffset, kParted,    quantize,    largest,     dense_int8,   block_int8,
+            group_int4, block_int4,  dense_f32,  lstm_cell,   layer_norm,  normalize,    clamp,
+            add_product, cell_forward, cell_backward, log_mel, probe_read, probe_int8};
 }
 
 }  // namespace

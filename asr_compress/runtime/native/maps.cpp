@@ -45,10 +45,9 @@ public:
     // What a kernel wants for each row: codes XORed with an offset, and scratch.
     struct Needs {
         uint8_t offset;
-        int copies;  // of the codes in `packed`
-        int sums;
+        int copies = 1;  // of the codes in `packed`
+        int sums = 0;
     };
-    static Needs of_int8(const Kernels& kernels) { return {kernels.code_offset, kernels.parted ? 2 : 1, kernels.parted}; }
 
     IntegerMap(int rows, int cols, float input_scale, const Needs& needs)
         : Map(rows, cols), quantization_{input_scale, needs.offset, static_cast<size_t>(ceil_div(cols, 8)) * 8},
@@ -179,7 +178,8 @@ std::unique_ptr<Map> pack_int8(const Kernels& kernels, WeightMemory& memory, int
     }
     float* padded = panel_scales(memory, scales, rows, panels);
     DenseInt8 packed{rows, cols, panels, quads, tiles, padded, correction};
-    return std::make_unique<PackedMap<DenseInt8, &Kernels::dense_int8>>(packed, input_scale, IntegerMap::of_int8(kernels));
+    return std::make_unique<PackedMap<DenseInt8, &Kernels::dense_int8>>(
+        packed, input_scale, IntegerMap::Needs{kernels.code_offset, kernels.parted ? 2 : 1, kernels.parted});
 }
 
 std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory& memory, int rows, int cols, int group,
@@ -216,7 +216,8 @@ std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory& memory, int rows, i
     }
     float* padded = panel_scales(memory, scales, rows, panels);
     GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, tiles, factors, padded};
-    return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(packed, input_scale, IntegerMap::Needs{0, 1, groups});
+    return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(packed, input_scale,
+                                                                        IntegerMap::Needs{0, 1, groups});
 }
 
 namespace {
@@ -308,7 +309,8 @@ std::unique_ptr<Map> pack_block_int8(const Kernels& kernels, WeightMemory& memor
                      quads,
                      tiles,
                      std::all_of(order.begin(), order.end(), [&](int s) { return strips.rows(s) == kLanes; })};
-    return std::make_unique<PackedMap<BlockInt8, &Kernels::block_int8>>(packed, input_scale, IntegerMap::of_int8(kernels));
+    return std::make_unique<PackedMap<BlockInt8, &Kernels::block_int8>>(packed, input_scale,
+                                                                        IntegerMap::Needs{kernels.code_offset});
 }
 
 std::unique_ptr<Map> pack_block_int4(const Kernels& kernels, WeightMemory& memory, const Blocks& blocks,
@@ -356,7 +358,8 @@ std::unique_ptr<Map> pack_block_int4(const Kernels& kernels, WeightMemory& memor
                      copied(memory, multipliers.data, multipliers.count),
                      strip_scales(memory, strips, scales),
                      correction};
-    return std::make_unique<PackedMap<BlockInt4, &Kernels::block_int4>>(packed, input_scale, IntegerMap::of_int8(kernels));
+    return std::make_unique<PackedMap<BlockInt4, &Kernels::block_int4>>(packed, input_scale,
+                                                                        IntegerMap::Needs{kernels.code_offset});
 }
 
 std::unique_ptr<Map> pack_f32(WeightMemory& memory, int rows, int cols, Array<float> weights) {

@@ -1,7 +1,7 @@
 // Sixteen lanes in two registers: AVX2. Without vpdpbusd, dot products go through 16 bits, exactly: |x| * (w with x's
-// sign) keeps the sums of pairs within 2 * 127 * 127. So activations meet int8 weights parted: signs, 0 or -1, and
-// magnitudes. A weight whose sign changes has its bits flipped, which is one operation on any port but gives -w - 1:
-// the sum then lacks the magnitude. Over all weights of a row that is the same for each row, see negative_total.
+// sign) keeps the sums of pairs within 2 * 127 * 127. Dense weights meet activations parted, signs of 0 or -1 and
+// magnitudes: a weight whose sign would change has its bits flipped instead, which any port can do but gives -w - 1, so
+// that the sum lacks the magnitude. Over all columns that is the same for every row of weights, see negative_total.
 #pragma once
 
 #include <immintrin.h>
@@ -11,8 +11,8 @@ namespace {
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
 struct Tile { __m256i a, b; };
-using Quad = __m256i;                              // 4 int8 of one activation row, repeated
-struct Parted { __m256i signs, magnitudes; };      // the same, parted; signs for dot are the codes themselves
+struct Quad { __m256i codes, magnitudes; };        // 4 int8 of one activation row, repeated
+struct Parted { __m256i signs, magnitudes; };      // the same, parted
 struct TileAt { const __m256i* halves; };          // read where it is used: registers are few
 struct GroupSum { __m256i a, b; };                 // two int16 for each of 16 rows
 
@@ -100,12 +100,12 @@ inline Tile load_tile(const void* p) {
             _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes + 32))};
 }
 inline TileAt tile_at(const int8_t* p) { return {reinterpret_cast<const __m256i*>(p)}; }
-inline __m256i repeated(const int8_t* p) {
+inline Quad load_quad(const int8_t* p) {
     int32_t v;
     __builtin_memcpy(&v, p, 4);
-    return _mm256_set1_epi32(v);
+    __m256i x = _mm256_set1_epi32(v);
+    return {x, _mm256_abs_epi8(x)};
 }
-inline Quad load_quad(const int8_t* p) { return repeated(p); }
 // Kept in order with the products by `volatile`: loaded early, for the row that comes next, they would push sums out of
 // the registers.
 inline Parted load_parted(const int8_t* p) {
@@ -116,15 +116,14 @@ inline Parted load_parted(const int8_t* p) {
     return x;
 }
 
-// From quads side by side to parted ones, eight bytes each. FLIPS: for dot_flipped.
-template <bool FLIPS>
+// From quads side by side to parted ones, eight bytes each.
 inline void part(const int8_t* codes, size_t quads, int8_t* parted) {
     const __m256i zero = _mm256_setzero_si256();
     auto to = [&](size_t i) { return reinterpret_cast<__m256i*>(parted + 8 * i); };
     size_t i = 0;
     for (; i + 8 <= quads; i += 8) {
         __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 4 * i));
-        __m256i signs = FLIPS ? _mm256_cmpgt_epi8(zero, x) : x, magnitudes = _mm256_abs_epi8(x);
+        __m256i signs = _mm256_cmpgt_epi8(zero, x), magnitudes = _mm256_abs_epi8(x);
         __m256i even = _mm256_unpacklo_epi32(signs, magnitudes), odd = _mm256_unpackhi_epi32(signs, magnitudes);
         _mm256_storeu_si256(to(i), _mm256_permute2x128_si256(even, odd, 0x20));
         _mm256_storeu_si256(to(i + 4), _mm256_permute2x128_si256(even, odd, 0x31));
@@ -133,7 +132,7 @@ inline void part(const int8_t* codes, size_t quads, int8_t* parted) {
         int8_t quad[8];
         for (int k = 0; k < 4; k++) {
             int8_t x = codes[4 * i + k];
-            quad[k] = FLIPS ? static_cast<int8_t>(x < 0 ? -1 : 0) : x;
+            quad[k] = static_cast<int8_t>(x < 0 ? -1 : 0);
             quad[4 + k] = static_cast<int8_t>(x < 0 ? -x : x);
         }
         __builtin_memcpy(parted + 8 * i, quad, sizeof quad);
@@ -158,7 +157,8 @@ inline int32_t negative_total(const int8_t* codes, size_t count) {
 // Inline assembly, because GCC 12 does all products first and then spills them.
 inline __m256i add_flipped(__m256i sum, Parted x, const __m256i* w) {
     __m256i t;
-    asm volatile("vpxor %[w], %[signs], %[t]\n\t"
+    asm volatile(
+        "vpxor %[w], %[signs], %[t]\n\t"
         "vpmaddubsw %[t], %[magnitudes], %[t]\n\t"
         "vpmaddwd %[ones], %[t], %[t]\n\t"
         "vpaddd %[t], %[sum], %[sum]"
@@ -169,18 +169,12 @@ inline __m256i add_flipped(__m256i sum, Parted x, const __m256i* w) {
 inline I dot_flipped(I sum, Parted x, TileAt w) {
     return {add_flipped(sum.a, x, w.halves), add_flipped(sum.b, x, w.halves + 1)};
 }
-inline __m256i add_signed(__m256i sum, Parted x, const __m256i& w) {
-    __m256i t;
-    asm("vpsignb %[signs], %[w], %[t]\n\t"
-        "vpmaddubsw %[t], %[magnitudes], %[t]\n\t"
-        "vpmaddwd %[ones], %[t], %[t]\n\t"
-        "vpaddd %[t], %[sum], %[sum]"
-        : [sum] "+x"(sum), [t] "=&x"(t)
-        : [w] "x"(w), [signs] "x"(x.signs), [magnitudes] "x"(x.magnitudes), [ones] "x"(_mm256_set1_epi16(1)));
-    return sum;
+inline __m256i add_signed(__m256i sum, Quad x, __m256i w) {
+    __m256i pairs = _mm256_maddubs_epi16(x.magnitudes, _mm256_sign_epi8(w, x.codes));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-inline I dot(I sum, Parted x, Tile w) { return {add_signed(sum.a, x, w.a), add_signed(sum.b, x, w.b)}; }
-inline I dot_tile(I sum, Parted x, const int8_t* tile) { return dot(sum, x, load_tile(tile)); }
+inline I dot(I sum, Quad x, Tile w) { return {add_signed(sum.a, x, w.a), add_signed(sum.b, x, w.b)}; }
+inline I dot_tile(I sum, Quad x, const int8_t* tile) { return dot(sum, x, load_tile(tile)); }
 
 // Nibbles with whole activations: a group's sums, at most 32 columns and what they start from, fit 16 bits.
 inline GroupSum group_start(int32_t v) { return {_mm256_set1_epi32(v & 0xFFFF), _mm256_set1_epi32(v & 0xFFFF)}; }
@@ -196,7 +190,7 @@ inline __m256i add_pairs(__m256i sum, __m256i x, __m256i w) {
     return sum;
 }
 inline GroupSum dot_unsigned(GroupSum sum, Quad x, Tile w) {
-    return {add_pairs(sum.a, x, w.a), add_pairs(sum.b, x, w.b)};
+    return {add_pairs(sum.a, x.codes, w.a), add_pairs(sum.b, x.codes, w.b)};
 }
 using Multipliers = I;
 inline Multipliers load_multipliers(const uint8_t* p) {
@@ -207,8 +201,9 @@ inline Multipliers load_multipliers(const uint8_t* p) {
 inline void put_away(I& total) { asm volatile("" : "+m"(total.a), "+m"(total.b)); }
 // The multiplier of each of a row's two sums: a byte of sixteen, twice. In assembly, for the tables to stay in memory.
 alignas(64) constexpr int8_t kTwice[64] = {
-    0, -1, 0, -1, 1, -1, 1, -1, 2,  -1, 2,  -1, 3,  -1, 3,  -1, 4,  -1, 4,  -1, 5,  -1, 5,  -1, 6,  -1, 6,  -1, 7,  -1, 7,  -1,
-    8, -1, 8, -1, 9, -1, 9, -1, 10, -1, 10, -1, 11, -1, 11, -1, 12, -1, 12, -1, 13, -1, 13, -1, 14, -1, 14, -1, 15, -1, 15, -1};
+    0,  -1, 0,  -1, 1,  -1, 1,  -1, 2,  -1, 2,  -1, 3,  -1, 3,  -1, 4,  -1, 4,  -1, 5,  -1, 5,  -1,
+    6,  -1, 6,  -1, 7,  -1, 7,  -1, 8,  -1, 8,  -1, 9,  -1, 9,  -1, 10, -1, 10, -1, 11, -1, 11, -1,
+    12, -1, 12, -1, 13, -1, 13, -1, 14, -1, 14, -1, 15, -1, 15, -1};
 inline Multipliers load_group_multipliers(const uint8_t* p) {
     using Half = const int8_t (*)[32];
     __m256i sixteen = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -11,7 +11,6 @@ using TileAt = Tile;
 inline Parted load_parted(const int8_t* p) { return load_quad(p); }
 inline TileAt tile_at(const int8_t* p) { return load_tile(p); }
 inline I dot_flipped(const I& sum, const Parted& x, const TileAt& w) { return dot(sum, x, w); }
-template <bool FLIPS>
 inline void part(const int8_t*, size_t, int8_t*) {}
 inline int32_t negative_total(const int8_t*, size_t) { return 0; }
 
