@@ -7,11 +7,8 @@ to logits. One that cannot run here raises `Unavailable` with the reason.
 from __future__ import annotations
 
 import copy
-import logging
-import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ import torch
 from torch import nn
 
 from asr_compress.evaluation.backends.base import Unavailable
+from asr_compress.evaluation.backends.onnx_runtime import quantized
 from asr_compress.evaluation.environment import instruction_sets
 from asr_compress.export.onnx import to_onnx
 from asr_compress.runtime.formats import Float32
@@ -98,18 +96,7 @@ def onnx_float32(module: Recognizer, threads: int) -> Run:
 
 def onnx_int8(module: Recognizer, threads: int) -> Run:
     """DynamicQuantizeLSTM."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    noisy = logging.getLogger()
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "int8.onnx"
-            quantize_dynamic(_onnx_model(module), path, weight_type=QuantType.QInt8)
-            return _onnx_session(path.read_bytes(), threads)
-    finally:
-        noisy.setLevel(level)
+    return _onnx_session(quantized(_onnx_model(module), per_channel=False), threads)
 
 
 def openvino(precision: str) -> Callable[[Recognizer, int], Run]:
