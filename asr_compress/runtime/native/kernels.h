@@ -17,6 +17,7 @@ constexpr int kPanelRows = kLanes * kStrips;
 constexpr int kQuad = 4;
 constexpr int kTileBytes = kLanes * kQuad;
 constexpr int kMaxBatch = 16;  // rows of one recurrent product
+constexpr int kNarrow = 2 * kLanes;  // rows of a map, at most, for which activations are not packed
 
 struct DenseInt8 {
     int rows, cols, panels, quads;
@@ -72,14 +73,14 @@ struct DenseF32 {
     const float* tiles;  // [panels][cols][64]
 };
 
-// `count` quantized rows. `packed` is scratch of at least count * stride bytes, twice that where Kernels::parted.
+// `count` quantized rows. `packed` is scratch of at least count * stride bytes; for DenseInt8 see Kernels.
 struct Codes {
     int count;
     const int8_t* codes;  // [count][stride], stride a multiple of 8 that covers the columns
     size_t stride;
     const float* scales;  // [count]
     int8_t* packed;
-    int32_t* sums;  // scratch of count * groups for GroupInt4, of count where Kernels::parted
+    int32_t* sums;  // scratch: count * groups for GroupInt4; for DenseInt8 see Kernels
 };
 
 // out[n][row] = product + add[n][row]; `add_stride` 0 adds the same vector to every row; `add` may be null.
@@ -113,9 +114,8 @@ struct Kernels {
     const char* name;
     // int8 kernels take activation codes XOR this: 0x80 turns int8 into uint8 with zero point 128, which vpdpbusd wants.
     uint8_t code_offset;
-    // Whether dense_int8 takes activations apart, into signs and magnitudes: `packed` is then twice as large, and `sums`
-    // has a number for each row.
-    bool parted;
+    // What dense_int8 wants for every row of activations: strides of `packed`, and numbers of `sums`.
+    int packed_strides, sums;
 
     // Quantize one row as arithmetic.quantize_rows (fixed_scale == 0) or quantize_static; pads with zeros to `padded`.
     void (*quantize)(const float* x, size_t cols, float fixed_scale, uint8_t offset, int8_t* codes, size_t padded,

@@ -18,11 +18,8 @@ using namespace asr;
 constexpr float kExpLimit = 29.0f;
 constexpr float kLog2E = 1.44269504f;
 constexpr float kCodeMax = 127.0f;
-constexpr int kNarrow = 2 * kLanes;
 constexpr size_t kNearBytes = 512 * 1024;  // weights up to here stay in the second-level cache
 constexpr int kNearQuads = 4;              // how far ahead weights come into the nearest cache
-constexpr int kFarQuads = 16;              // the same for one row alone, from beyond the second-level cache
-constexpr bool kRowAlone = kSums >= 2 * kStrips;  // registers for two sums of each strip: see dense_int8_row
 
 // exp(x[n] * factor[n]) with x * factor clamped to +-29, for factors that are plus or minus a power of two. Several at
 // once and operation by operation: one alone is a chain of ten, and a processor does not look far enough ahead to
@@ -260,14 +257,6 @@ inline int8_t* packed_tile(const Codes& x, int first, int height, size_t quads) 
     return height == 1 ? const_cast<int8_t*>(x.codes) + first * x.stride : x.packed + first * quads * kQuad;
 }
 
-// Bytes of a quad as dense int8 weights meet it.
-constexpr size_t kMet = kParted ? 2 * kQuad : kQuad;
-
-// Where those of a tile's rows stand side by side: [quads][height][kMet].
-inline const int8_t* met_tile(const Codes& x, int first, int height, size_t quads) {
-    return kParted ? x.packed + static_cast<size_t>(first) * quads * kMet : packed_tile(x, first, height, quads);
-}
-
 using Four = int32_t __attribute__((vector_size(16)));
 // Elements i and i + 1 of both vectors, in turn or one vector's after the other's. Written as initializers, GCC 12 moves
 // them one by one.
@@ -318,25 +307,6 @@ inline void pack(const Codes& x, const Tiles& tiles, size_t quads) {
                 __builtin_memcpy(packed + (k * height + r) * kQuad, row + k * kQuad, kQuad);
         }
     }
-}
-
-// The same for dense int8 weights. Where they want activations parted, these are packed into the upper half of the scratch
-// first, and parted from there: what is written does not catch up with what is read.
-inline void pack_met(const Codes& x, const Tiles& tiles, size_t quads) {
-    Codes whole = x;
-    if (kParted) whole.packed += static_cast<size_t>(x.count) * quads * kQuad;
-    pack(whole, tiles, quads);
-    if (!kParted) return;
-    for (int tile = 0, first = 0; tile < tiles.count; first += tiles.height(tile++)) {
-        int height = tiles.height(tile);
-        part(packed_tile(whole, first, height, quads), height * quads, x.packed + first * quads * kMet);
-    }
-}
-
-// What each row's sums lack with dot_flipped.
-inline void sum_negatives(const Codes& x, size_t quads) {
-    if (!kParted) return;
-    for (int n = 0; n < x.count; n++) x.sums[n] = negative_total(x.codes + n * x.stride, quads * kQuad);
 }
 
 // Calls body.run<height>(unit, first) for a height known only at run time.
@@ -402,11 +372,11 @@ inline bool far(const DenseInt8& w) {
 template <int ROWS, int STRIPS>
 inline __attribute__((always_inline)) void step(I (&sum)[STRIPS][ROWS], const int8_t* quad, size_t across,
                                                 const int8_t* tile) {
-    TileAt weights[STRIPS];
-    UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = tile_at(tile + s * kTileBytes);
+    Tile weights[STRIPS];
+    UNROLL for (int s = 0; s < STRIPS; s++) weights[s] = load_tile(tile + s * kTileBytes);
     UNROLL for (int r = 0; r < ROWS; r++) {
-        Parted activations = load_parted(quad + r * across);
-        UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = dot_flipped(sum[s][r], activations, weights[s]);
+        Quad activations = load_quad(quad + r * across);
+        UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = dot(sum[s][r], activations, weights[s]);
     }
 }
 
@@ -443,14 +413,14 @@ struct DenseInt8Tile {
     void down(int panel, int strip, int first, const int8_t* ahead) const {
         constexpr int chains = 4 * ROWS * STRIPS <= kSums ? 2 : 1;  // too few sums do not hide the latency
         const int8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.quads * kStrips + strip) * kTileBytes;
-        const int8_t* quad = PACKED || kParted ? met_tile(x, first, ROWS, w.quads) : x.codes + first * x.stride;
-        const size_t across = PACKED ? kMet : kParted ? w.quads * kMet : x.stride, onward = PACKED ? ROWS * kMet : kMet;
+        const int8_t* quad = PACKED ? packed_tile(x, first, ROWS, w.quads) : x.codes + first * x.stride;
+        const size_t across = PACKED ? kQuad : x.stride, onward = PACKED ? ROWS * kQuad : kQuad;
         int row = panel * kPanelRows + strip * kLanes;
         I sum[chains][STRIPS][ROWS];
         UNROLL for (int s = 0; s < STRIPS; s++) {
             I start = load_i(w.correction + row + s * kLanes);
             UNROLL for (int r = 0; r < ROWS; r++) {
-                sum[0][s][r] = kParted ? add_i(start, splat_i(x.sums[first + r])) : start;
+                sum[0][s][r] = start;
                 if constexpr (chains > 1) sum[1][s][r] = splat_i(0);
             }
         }
@@ -464,10 +434,6 @@ struct DenseInt8Tile {
                 if constexpr (FAR && STRIPS == 2) {
                     UNROLL for (int p = 0; p < STRIPS; p++)
                         __builtin_prefetch(tile + kNearQuads * kStrips * kTileBytes + p * kTileBytes, 0, 3);
-                }
-                if constexpr (FAR && ROWS == 1 && !kRowAlone) {
-                    UNROLL for (int p = 0; p < STRIPS; p++)
-                        __builtin_prefetch(tile + kFarQuads * kStrips * kTileBytes + p * kTileBytes, 0, 3);
                 }
                 if constexpr (AHEAD) {
                     UNROLL for (int p = 0; p < STRIPS / 2; p++) __builtin_prefetch(ahead + p * kTileBytes, 0, 2);
@@ -524,21 +490,18 @@ __attribute__((noinline)) void dense_int8_row(const DenseInt8& w, const Codes& x
 static_assert(kDenseRows <= kInt8Rows, "each<kInt8Rows> runs tiles of either height");
 
 void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
-    if (kRowAlone && x.count == 1 && w.rows % kPanelRows == 0 && out.add) return dense_int8_row(w, x, out);
-    sum_negatives(x, static_cast<size_t>(w.quads));
+    constexpr bool roomy = kSums >= 2 * kStrips;  // registers for two sums of each strip
+    if (roomy && x.count == 1 && w.rows % kPanelRows == 0 && out.add) return dense_int8_row(w, x, out);
     if (far(w)) {
         Tiles tiles = Tiles::the_first_ones_full(x.count, kInt8Rows);
-        pack_met(x, tiles, static_cast<size_t>(w.quads));
+        pack(x, tiles, static_cast<size_t>(w.quads));
         return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true, true>{w, x, out});
     }
     // A recurrence meets its weights once a step; an input product meets them tile after tile.
     Tiles tiles = Tiles::of_nearly_equal_height(x.count, x.count > kMaxBatch ? kInt8Rows : kDenseRows);
     // Where few weights meet the activations, as in convolutions, packing would take longer than it saves.
-    if (w.rows <= kNarrow) {
-        if (kParted) pack_met(x, Tiles::of_nearly_equal_height(x.count, 1), static_cast<size_t>(w.quads));
-        return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<false, false>{w, x, out});
-    }
-    pack_met(x, tiles, static_cast<size_t>(w.quads));
+    if (w.rows <= kNarrow) return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<false, false>{w, x, out});
+    pack(x, tiles, static_cast<size_t>(w.quads));
     each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true, false>{w, x, out});
 }
 
@@ -895,13 +858,13 @@ int32_t probe_int8(size_t dots, size_t* macs) {
     constexpr int chains = kSums;
     alignas(64) int8_t bytes[kTileBytes];
     for (int i = 0; i < kTileBytes; i++) bytes[i] = static_cast<int8_t>(i - 32);
-    TileAt weights = tile_at(bytes);
-    Parted activations = load_parted(bytes);
+    Tile weights = load_tile(bytes);
+    Quad activations = load_quad(bytes);
     I sum[chains];
     UNROLL for (int s = 0; s < chains; s++) sum[s] = splat_i(s);
     size_t rounds = dots / chains;
     for (size_t i = 0; i < rounds; i++) {
-        UNROLL for (int s = 0; s < chains; s++) sum[s] = dot_flipped(sum[s], activations, weights);
+        UNROLL for (int s = 0; s < chains; s++) sum[s] = dot(sum[s], activations, weights);
     }
     I total = sum[0];
     UNROLL for (int s = 1; s < chains; s++) total = add_i(total, sum[s]);
@@ -917,9 +880,9 @@ int32_t probe_int8(size_t dots, size_t* macs) {
 namespace {
 
 constexpr Kernels table(const char* name) {
-    return {name,       kCodeOffset, kParted,    quantize,    largest,     dense_int8,   block_int8,
-            group_int4, block_int4,  dense_f32,  lstm_cell,   layer_norm,  normalize,    clamp,
-            add_product, cell_forward, cell_backward, log_mel, probe_read, probe_int8};
+    return {name,       kCodeOffset, 1,           0,           quantize,      largest,   dense_int8, block_int8,
+            group_int4, block_int4,  dense_f32,   lstm_cell,   layer_norm,    normalize, clamp,
+            add_product, cell_forward, cell_backward, log_mel, probe_read,    probe_int8};
 }
 
 }  // namespace

@@ -45,13 +45,13 @@ public:
     // What a kernel wants for each row: codes XORed with an offset, and scratch.
     struct Needs {
         uint8_t offset;
-        int copies = 1;  // of the codes in `packed`
+        int packed_strides = 1;
         int sums = 0;
     };
 
     IntegerMap(int rows, int cols, float input_scale, const Needs& needs)
         : Map(rows, cols), quantization_{input_scale, needs.offset, static_cast<size_t>(ceil_div(cols, 8)) * 8},
-          packed_bytes_(quantization_.stride * static_cast<size_t>(needs.copies)),
+          packed_bytes_(quantization_.stride * static_cast<size_t>(needs.packed_strides)),
           sums_(static_cast<size_t>(needs.sums)) {}
     const Quantization* quantization() const override { return &quantization_; }
 
@@ -179,7 +179,7 @@ std::unique_ptr<Map> pack_int8(const Kernels& kernels, WeightMemory& memory, int
     float* padded = panel_scales(memory, scales, rows, panels);
     DenseInt8 packed{rows, cols, panels, quads, tiles, padded, correction};
     return std::make_unique<PackedMap<DenseInt8, &Kernels::dense_int8>>(
-        packed, input_scale, IntegerMap::Needs{kernels.code_offset, kernels.parted ? 2 : 1, kernels.parted});
+        packed, input_scale, IntegerMap::Needs{kernels.code_offset, kernels.packed_strides, kernels.sums});
 }
 
 std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory& memory, int rows, int cols, int group,

@@ -1,7 +1,5 @@
-// Sixteen lanes in two registers: AVX2. Without vpdpbusd, dot products go through 16 bits, exactly: |x| * (w with x's
-// sign) keeps the sums of pairs within 2 * 127 * 127. Dense weights meet activations parted, signs of 0 or -1 and
-// magnitudes: a weight whose sign would change has its bits flipped instead, which any port can do but gives -w - 1, so
-// that the sum lacks the magnitude. Over all columns that is the same for every row of weights, see negative_total.
+// Sixteen lanes in two registers: AVX2. Without vpdpbusd, dot products go through 16 bits, exactly:
+// |x| * (w with x's sign) keeps pair sums within 2 * 127 * 127 = 32258. Dense weights: kernels_pairs.h.
 #pragma once
 
 #include <immintrin.h>
@@ -11,18 +9,15 @@ namespace {
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
 struct Tile { __m256i a, b; };
-struct Quad { __m256i codes, magnitudes; };        // 4 int8 of one activation row, repeated
-struct Parted { __m256i signs, magnitudes; };      // the same, parted
-struct TileAt { const __m256i* halves; };          // read where it is used: registers are few
-struct GroupSum { __m256i a, b; };                 // two int16 for each of 16 rows
+struct Quad { __m256i codes, magnitudes; };  // 4 int8 of one activation row, repeated
+struct GroupSum { __m256i a, b; };           // two int16 for each of 16 rows
 
 constexpr uint8_t kCodeOffset = 0;
 constexpr int kSums = 6;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 3;  // rows of activations that dense weights meet together
-constexpr int kInt8Rows = 3;  // the same for many rows and int8
+constexpr int kInt8Rows = 4;  // the same for int8 and narrow maps
 constexpr int kInt4Rows = 4;  // the same for int4
 constexpr int kRows = 6;  // the same for weights that come one strip at a time
-constexpr bool kParted = true;
 constexpr bool kHighApart = false;  // whether a single row's high nibbles are summed apart
 constexpr int kCells = 1;  // sixteens of units whose gates are computed together
 
@@ -99,75 +94,11 @@ inline Tile load_tile(const void* p) {
     return {_mm256_load_si256(reinterpret_cast<const __m256i*>(bytes)),
             _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes + 32))};
 }
-inline TileAt tile_at(const int8_t* p) { return {reinterpret_cast<const __m256i*>(p)}; }
 inline Quad load_quad(const int8_t* p) {
     int32_t v;
     __builtin_memcpy(&v, p, 4);
     __m256i x = _mm256_set1_epi32(v);
     return {x, _mm256_abs_epi8(x)};
-}
-// Kept in order with the products by `volatile`: loaded early, for the row that comes next, they would push sums out of
-// the registers.
-inline Parted load_parted(const int8_t* p) {
-    using Bytes = const int8_t (*)[4];
-    Parted x;
-    asm volatile("vpbroadcastd %1, %0" : "=x"(x.signs) : "m"(*reinterpret_cast<Bytes>(p)));
-    asm volatile("vpbroadcastd %1, %0" : "=x"(x.magnitudes) : "m"(*reinterpret_cast<Bytes>(p + 4)));
-    return x;
-}
-
-// From quads side by side to parted ones, eight bytes each.
-inline void part(const int8_t* codes, size_t quads, int8_t* parted) {
-    const __m256i zero = _mm256_setzero_si256();
-    auto to = [&](size_t i) { return reinterpret_cast<__m256i*>(parted + 8 * i); };
-    size_t i = 0;
-    for (; i + 8 <= quads; i += 8) {
-        __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 4 * i));
-        __m256i signs = _mm256_cmpgt_epi8(zero, x), magnitudes = _mm256_abs_epi8(x);
-        __m256i even = _mm256_unpacklo_epi32(signs, magnitudes), odd = _mm256_unpackhi_epi32(signs, magnitudes);
-        _mm256_storeu_si256(to(i), _mm256_permute2x128_si256(even, odd, 0x20));
-        _mm256_storeu_si256(to(i + 4), _mm256_permute2x128_si256(even, odd, 0x31));
-    }
-    for (; i < quads; i++) {
-        int8_t quad[8];
-        for (int k = 0; k < 4; k++) {
-            int8_t x = codes[4 * i + k];
-            quad[k] = static_cast<int8_t>(x < 0 ? -1 : 0);
-            quad[4 + k] = static_cast<int8_t>(x < 0 ? -x : x);
-        }
-        __builtin_memcpy(parted + 8 * i, quad, sizeof quad);
-    }
-}
-// The magnitudes of the negative ones of `count` codes, a multiple of 4, summed.
-inline int32_t negative_total(const int8_t* codes, size_t count) {
-    __m256i sums = _mm256_setzero_si256();
-    size_t i = 0;
-    for (; i + 32 <= count; i += 32) {
-        __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + i));
-        __m256i below = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_min_epi8(x, _mm256_setzero_si256()));
-        sums = _mm256_add_epi64(sums, _mm256_sad_epu8(below, _mm256_setzero_si256()));
-    }
-    int64_t lanes[4];
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), sums);
-    int64_t total = lanes[0] + lanes[1] + lanes[2] + lanes[3];
-    for (; i < count; i++) total -= codes[i] < 0 ? codes[i] : 0;
-    return static_cast<int32_t>(total);
-}
-
-// Inline assembly, because GCC 12 does all products first and then spills them.
-inline __m256i add_flipped(__m256i sum, Parted x, const __m256i* w) {
-    __m256i t;
-    asm volatile(
-        "vpxor %[w], %[signs], %[t]\n\t"
-        "vpmaddubsw %[t], %[magnitudes], %[t]\n\t"
-        "vpmaddwd %[ones], %[t], %[t]\n\t"
-        "vpaddd %[t], %[sum], %[sum]"
-        : [sum] "+x"(sum), [t] "=&x"(t)
-        : [w] "m"(*w), [signs] "x"(x.signs), [magnitudes] "x"(x.magnitudes), [ones] "x"(_mm256_set1_epi16(1)));
-    return sum;
-}
-inline I dot_flipped(I sum, Parted x, TileAt w) {
-    return {add_flipped(sum.a, x, w.halves), add_flipped(sum.b, x, w.halves + 1)};
 }
 inline __m256i add_signed(__m256i sum, Quad x, __m256i w) {
     __m256i pairs = _mm256_maddubs_epi16(x.magnitudes, _mm256_sign_epi8(w, x.codes));

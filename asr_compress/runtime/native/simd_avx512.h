@@ -111,4 +111,4 @@ inline I mul_i(I a, I b) { return _mm512_mullo_epi32(a, b); }
 
 }  // namespace
 
-#include "simd_whole.h"
+#include "simd_sums32.h"

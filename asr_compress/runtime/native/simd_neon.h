@@ -127,4 +127,4 @@ inline I mul_i(const I& a, const I& b) { return parts<I>([&](int i) { return vmu
 
 }  // namespace
 
-#include "simd_whole.h"
+#include "simd_sums32.h"

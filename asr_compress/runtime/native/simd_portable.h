@@ -145,4 +145,4 @@ inline I mul_i(const I& a, const I& b) { return lanes<I>([&](int l) { return a.v
 
 }  // namespace
 
-#include "simd_whole.h"
+#include "simd_sums32.h"
