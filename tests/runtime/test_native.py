@@ -32,6 +32,7 @@ from asr_compress.runtime.formats import (
     WeightFormat,
 )
 from asr_compress.runtime.formats.block_sparse import as_blocks
+from asr_compress.runtime.formats.nibbles import pack_nibbles
 from asr_compress.runtime.native_backend import NativeBackend
 from asr_compress.runtime.network import Bidirectional, ConstantGates, Linear, LSTMLayer, Network
 from tests.runtime.networks import Maker, backward_networks, streaming_networks
@@ -131,6 +132,19 @@ def test_products_of_extreme_codes_do_not_saturate(isa):
         x = np.concatenate([x] * 5)  # several rows at a time, and one
         for frames in (x, x[:1], x[1:2]):
             assert np.array_equal(native(network).run(frames), Engine(network, "reference").run(frames))
+
+
+@pytest.mark.parametrize("cols", [32, 64, 67])
+def test_group_sums_of_extreme_nibbles_fit_their_lanes(isa, cols):
+    # Where a group's sum is kept in two halves of 16 bits, neighboring pairs of columns go to different ones.
+    second = np.arange(cols) // 2 % 2
+    nibbles = np.array([np.where(second, b, a) for a in (0, 15) for b in (0, 15)], np.uint8)
+    x = np.array([np.where(second, b, a) for a in (1, -1) for b in (1, -1)], np.float32)
+    groups = -(-cols // 32)
+    int4 = Int4(pack_nibbles(nibbles), np.full((4, groups), 255, np.uint8), np.ones(4, np.float32), cols)
+    network = (Linear(int4, np.zeros(4, np.float32)),)
+    for frames in (x, x[:1], x[1:2], x[2:3], x[3:]):
+        assert np.array_equal(native(network).run(frames), Engine(network, "reference").run(frames))
 
 
 @given(rows=SIZES, cols=SIZES, count=st.integers(0, 30))

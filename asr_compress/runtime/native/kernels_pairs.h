@@ -9,7 +9,8 @@
 namespace {
 
 constexpr int kPairRows = 3;     // rows of activations that two strips meet together: their sums just fit the registers
-constexpr int kAheadQuads = 16;  // how far ahead one row alone fetches weights from beyond the second-level cache
+// How far ahead one row alone fetches weights from the second-level cache, and from beyond.
+constexpr int kAheadQuads = 6, kFarQuads = 16;
 constexpr size_t kParted = 8;    // bytes of a quad's signs and magnitudes
 
 inline __m256i load_eight(const int8_t* quads, size_t some) {
@@ -150,8 +151,8 @@ struct DenseInPairs {
                 }
             }
         }
-        if constexpr (FAR) {
-            constexpr int ahead = ROWS == 1 ? kAheadQuads : kNearQuads;
+        if constexpr (FAR || ROWS == 1) {
+            constexpr int ahead = ROWS > 1 ? kNearQuads : FAR ? kFarQuads : kAheadQuads;
             UNROLL for (int s = 0; s < STRIPS; s++)
                 __builtin_prefetch(tile + (ahead * kStrips + s) * kTileBytes, 0, 3);
         }
