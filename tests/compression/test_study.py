@@ -63,7 +63,9 @@ def test_the_scan_has_pictures(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", ["quantization", "low-rank", "pruning", "distillation", "gates", "order"])
+@pytest.mark.parametrize(
+    "study", ["quantization", "low-rank", "low-rank-taught", "pruning", "distillation", "gates", "order"]
+)
 def test_every_study(recipe: ModuleType, run: Run, tmp_path: Path, study: str) -> None:
     """Every pass of every study runs, and every comparison that the study promises is in its tables."""
     run("--study", study, "--epochs", 1)
