@@ -42,6 +42,7 @@ def parse_recipe(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         original(self, *args)  # type: ignore[call-overload]
         raise Parsed
 
+    monkeypatch.syspath_prepend(path.parent)  # as for a script that is run
     specification = importlib.util.spec_from_file_location("recipe_under_test", path)
     assert specification and specification.loader
     module = importlib.util.module_from_spec(specification)

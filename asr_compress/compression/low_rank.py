@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -54,6 +57,15 @@ class LowRankParams(RankParams):
     closest: Literal["weights", "outputs"] = Field(
         "weights", description="what the product comes closest to: the map itself, or its outputs on training speech"
     )
+    scope: Literal["map", "global"] = Field(
+        "map", description="`ratio` and `energy` hold for each map, or for all together: ranks go where they gain most"
+    )
+
+    @model_validator(mode="after")
+    def _check_scope(self) -> LowRankParams:
+        if self.scope == "global" and self.rank is not None:
+            raise ValueError("`scope: global` spreads a `ratio` or an `energy` over the maps; a `rank` is every map's")
+        return self
 
 
 class SVD(Pass):
@@ -64,6 +76,10 @@ class SVD(Pass):
 
     With `closest: outputs` the product A B minimizes the mean of |W x - A B x|**2 over the inputs x that the map W
     meets on training speech: with E[x x'] = L L', it is the truncated decomposition of W L, times the inverse of L.
+
+    With `scope: global` the maps share one budget of weights: what is kept are the squared singular values that are
+    largest for the weights that they cost. Those of `closest: outputs` are errors before a gate's nonlinearity in every
+    LSTM, and so of one unit.
 
     Sources: Xue et al. 2013, "Restructuring of deep neural network acoustic models with singular value decomposition";
     Chen et al. 2021, "DRONE: data-aware low-rank compression for large NLP models".
@@ -82,8 +98,8 @@ class SVD(Pass):
         names = {item.name for item in chosen}
         report.skipped |= {m.name: "not chosen by include and exclude" for m in maps_of(model) if m.name not in names}
         heard = second_moments(model, context, self.name) if params.closest == "outputs" else {}
+        sites = []
         for item in chosen:
-            gates = item.gates if params.per_gate else 1
             root = None
             if heard:
                 moments = heard[item.name]
@@ -91,24 +107,47 @@ class SVD(Pass):
                     report.unsupported[item.name] = f"closest outputs of a {item.kind} map; leave it out by `exclude`"
                     continue
                 root = torch.linalg.cholesky(moments)
-            parts = (item.matrix if root is None else item.matrix.double() @ root).chunk(gates)
-            # Only an energy asks for the spectrum before the rank is known.
-            spectra = [Spectrum.of(part) if params.energy is not None else None for part in parts]
-            values = [np.empty(0) if found is None else found.values.cpu().numpy() for found in spectra]
-            ranks = [choose_rank(known, part.shape, params) for known, part in zip(values, parts, strict=True)]
-            rows, cols = item.matrix.shape
-            size = sum(ranks) * (rows // gates + cols)
+            sites.append(_Site(item, root, item.gates if params.per_gate else 1))
+        shared = spread_ranks([site.spectra for site in sites], params) if params.scope == "global" else None
+        for index, site in enumerate(sites):
+            name, (rows, cols) = site.item.name, site.item.matrix.shape
+            ranks = site.own_ranks(params) if shared is None else shared[index]
+            size = sum(ranks) * (rows // site.gates + cols)
             if size >= rows * cols:
-                report.skipped[item.name] = f"rank {sum(ranks)} would take {size} weights in place of {rows * cols}"
+                report.skipped[name] = f"rank {sum(ranks)} would take {size} weights in place of {rows * cols}"
                 continue
-            whole = [found or Spectrum.of(part) for found, part in zip(spectra, parts, strict=True)]
-            error = _factorize(item, whole, ranks, root)
-            report.touched[item.name] = {"rank": sum(ranks), "ranks": ranks, "relative_error": error}
+            error = _factorize(site.item, site.spectra, ranks, site.root)
+            report.touched[name] = {"rank": sum(ranks), "ranks": ranks, "relative_error": error}
         return report.check(self.name, context.strict)
 
     def finalize(self, model: nn.Module) -> Report:
         left = sum(item.trained.numel() for item in maps_of(model) if item.factor)
         return Report(figures={"weights_in_factors": left})
+
+
+class _Site:
+    """A map that is to be factorized, whole or gate by gate.
+
+    Attributes:
+        root: what the map is multiplied with before it is decomposed, see `_factorize`.
+        gates: parts that are decomposed by themselves.
+    """
+
+    def __init__(self, item: Map, root: Tensor | None, gates: int) -> None:
+        self.item, self.root, self.gates = item, root, gates
+        self.parts = (item.matrix if root is None else item.matrix.double() @ root).chunk(gates)
+
+    @cached_property
+    def spectra(self) -> list[Spectrum]:
+        return [Spectrum.of(part) for part in self.parts]
+
+    def own_ranks(self, params: RankParams) -> list[int]:
+        """The rank of each part, without a look at other maps."""
+        # Only an energy asks for the spectrum before the rank is known, and so before the map may be left whole.
+        values = [np.empty(0)] * self.gates
+        if params.energy is not None:
+            values = [spectrum.values.cpu().numpy() for spectrum in self.spectra]
+        return [choose_rank(known, part.shape, params) for known, part in zip(values, self.parts, strict=True)]
 
 
 def choose_rank(values: np.ndarray, shape: tuple[int, ...], params: RankParams) -> int:
@@ -124,6 +163,53 @@ def choose_rank(values: np.ndarray, shape: tuple[int, ...], params: RankParams) 
         rank = int(rows * cols / (params.ratio * (rows + cols)))
     rounded = -(-max(1, rank) // params.multiple) * params.multiple
     return min(rounded, rows, cols)
+
+
+def spread_ranks(maps: Sequence[Sequence[Spectrum]], params: RankParams) -> list[list[int]]:
+    """Ranks that lose the least of all squared singular values for `ratio`, or that keep `energy` of them.
+
+    Ranks grow by `multiple` at a time, first where a weight buys most; each part has at least that many. A budget of
+    `ratio` is never exceeded unless those alone do. A map whose factors would outgrow it is whole from there on, which
+    costs no more.
+
+    Args:
+        maps: the spectra of each map's parts, of which each has a rank of its own.
+    """
+    sizes = [sum(part.matrix.numel() for part in parts) for parts in maps]
+    steps = sorted(_steps(maps, params.multiple))
+    budget = math.inf if params.ratio is None else sum(sizes) / params.ratio
+    wanted = math.inf if params.energy is None else params.energy * sum(step.kept for step in steps) * (1 - 1e-12)
+    ranks, spent, kept = [[0] * len(parts) for parts in maps], [0] * len(maps), 0.0
+    for step in steps:
+        grown = min(spent[step.map] + step.weights, sizes[step.map])
+        if step.later and (kept >= wanted or sum(spent) - spent[step.map] + grown > budget):
+            break
+        ranks[step.map][step.part] += step.rank
+        spent[step.map], kept = grown, kept + step.kept
+    return ranks
+
+
+class _Step(NamedTuple):
+    """By how much a part's rank grows, and what that keeps of the squared singular values; sorted by what comes first.
+
+    later: all but the first of each part, which has to have one.  order: less is better.  map, part: indices.
+    """
+
+    later: bool
+    order: float
+    map: int
+    part: int
+    rank: int
+    weights: int
+    kept: float
+
+
+def _steps(maps: Sequence[Sequence[Spectrum]], multiple: int) -> Iterator[_Step]:
+    for index, parts in enumerate(maps):
+        for number, part in enumerate(parts):
+            for start, values in enumerate(part.values.split(multiple)):
+                kept, weights = float(values.square().sum()), len(values) * sum(part.matrix.shape)
+                yield _Step(start > 0, -kept / weights, index, number, len(values), weights, kept)
 
 
 @torch.no_grad()

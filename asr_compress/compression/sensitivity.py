@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -47,7 +48,12 @@ STRENGTHS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("rank / 2", "low_rank", {"ratio": 2.0}),
     ("rank / 4", "low_rank", {"ratio": 4.0}),
 )
-GATE_STRENGTH = ("gate, weights 75 %", "pruning", 0.75)
+# The same of a single gate, to be read beside the whole maps and layers; of the passes above, pruning knows gates.
+GATE_STRENGTHS: tuple[tuple[str, str, float], ...] = (
+    ("blocks 50 %", "block_pruning", 0.5),
+    ("blocks 75 %", "block_pruning", 0.75),
+    ("blocks 90 %", "block_pruning", 0.9),
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Probe:
 def probes_of(
     model: AcousticModel, strengths: Sequence[tuple[str, str, dict[str, Any]]] = STRENGTHS, gates: bool = True
 ) -> list[Probe]:
-    """Every map, every LSTM layer and every gate, each with every strength, ordered by layer."""
+    """Every map and every LSTM layer with every strength, every gate with those of gates; ordered by layer."""
     probes = []
     for layer, maps in _maps_by_layer(model).items():
         names = [item.name for item in maps]
@@ -80,13 +86,12 @@ def probes_of(
             probes += [
                 Probe(part, layer, label, name, {**params, "include": include}) for label, name, params in strengths
             ]
-        label, name, share = GATE_STRENGTH
-        for direction in sorted(
-            {item.name.rpartition(".")[0] for item in maps if item.gates == len(GATES)} if gates else ()
+        for direction in dict.fromkeys(
+            item.name.rpartition(".")[0] for item in maps if gates and item.gates == len(GATES)
         ):
             include = [item.name for item in maps if item.gates == len(GATES) and item.name.startswith(f"{direction}.")]
-            for gate in GATES:
-                params = {"gates": {gate: share}, "include": include}
+            for gate, (label, name, share) in product(GATES, GATE_STRENGTHS):
+                params = {"gates": {gate: share}, "scope": "map", "include": include}  # budgets of gates are a map's
                 probes.append(Probe(f"{direction} gate {gate}", layer, label, name, params))
     return probes
 
@@ -112,7 +117,7 @@ def scan(
 
     A line holds part, strength, pass and parameters, the errors by kind and the blank rate of greedy decoding, the mean
     KL divergence a frame from the untouched model, and the bytes of the part before and after. Lines that are there
-    already are not measured again. The first line is the untouched model.
+    already are not measured again. The first line is the untouched model, with the seconds of speech heard.
 
     Args:
         identity: what model and data are; lines of another identity do not count.
@@ -238,7 +243,8 @@ class _Runner:
 
     def baseline(self) -> dict[str, Any]:
         errors = self._errors(self.untouched)
-        return {"part": "model", "strength": "none", "kl": 0.0, **errors.to_json()}
+        audio_s = sum(batch.audio_s for batch in self.batches)
+        return {"part": "model", "strength": "none", "audio_s": audio_s, "kl": 0.0, **errors.to_json()}
 
     def measure(self, probe: Probe) -> dict[str, Any]:
         """One probe of the layer that `advance` has come to."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import torch
 
+from asr_compress.compression.heat_map import heat_map
 from asr_compress.compression.sensitivity import scan_bundle
 from asr_compress.compression.study import Plan
-from asr_compress.corpora.manifests import read_manifest
 from asr_compress.evaluation.table import markdown_table
 from asr_compress.runtime.files import atomic_write
 
@@ -28,23 +27,21 @@ def run_sensitivity(plan: Plan, command: str, say: Callable[[str], None] = print
     """
     lines, spent_s = _timed_scan(plan, say)
     for figure in ("error", "kl"):
-        kept = plan.out / f"plots/sensitivity-{figure}.png"
-        kept.parent.mkdir(exist_ok=True)
-        shutil.copyfile(plan.out / f"{figure}.png", kept)
+        heat_map(lines, plan.out / f"plots/sensitivity-{figure}.svg", figure)
     baseline, *rest = lines
     cores = torch.get_num_threads()
-    audio_s = sum(cut.duration for cut in read_manifest(plan.dev))
     parts = [
         "## Sensitivity",
-        "Which parts bear which compression? Every map, layer and gate alone, by each pass at several strengths, "
-        f"without training: greedy errors on {audio_s / 60:.1f} minutes of dev speech, never the test speakers.",
+        "Which parts bear which compression? Every map and layer alone, by each pass at several strengths, and every "
+        "gate, by blocks at several, without training: greedy errors on "
+        f"{baseline['audio_s'] / 60:.1f} minutes of dev speech, never the test speakers.",
         f"    {command}",
         f"{len(rest)} probes took {spent_s / 60:.1f} minutes on {cores} core{'s' * (cores > 1)}. "
         "Untouched: error "
         f"{100 * baseline['error']:.2f} %, blank rate {baseline['blank_rate']:.2f}. What hurts most:",
         _table(baseline, rest),
-        "![rise of the error](plots/sensitivity-error.png)",
-        "![KL divergence](plots/sensitivity-kl.png)",
+        "![rise of the error](plots/sensitivity-error.svg)",
+        "![KL divergence](plots/sensitivity-kl.svg)",
     ]
     with atomic_write(plan.out / "section.md") as path:
         path.write_text("\n\n".join(parts) + "\n")

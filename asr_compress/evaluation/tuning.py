@@ -114,7 +114,9 @@ def tune_bundle(
     Raises:
         InputError: no audio of the dev set can be read, or a value that the decoder does not take.
     """
-    decoder = make_decoder(bundle, lm, widths)
+    # Scores of an earlier tuning would stand in for those of a share of zero, and win where they are good.
+    kept = {key: value for key, value in bundle.decoding.items() if key != "token_scores"}
+    decoder = make_decoder(replace(bundle, decoding=kept), lm, widths)
     if not isinstance(decoder, BeamDecoder):
         raise InputError(f"{manifest}: nothing to tune: without a lexicon or a language model decoding has no weights")
     recognizer = Recognizer(bundle, decoder)
@@ -129,6 +131,5 @@ def tune_bundle(
         lm_weights = LM_WEIGHTS if lm is not None else (0.0,)
         trials = tune_decoding(decoder, log_probs, references, recognizer.frame_s, lm_weights, report=report)
         weights = trials[0].weights
-    kept = {key: value for key, value in bundle.decoding.items() if key != "token_scores"}
     decoding = {**kept, **widths, **weights.decoding(log_priors(log_probs))}
     return replace(bundle, decoding=decoding), weights

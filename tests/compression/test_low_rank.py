@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from asr_compress.compression.low_rank import (
     choose_rank,
     second_moments,
     solved,
+    spread_ranks,
 )
 from asr_compress.compression.pruning import BlockPruning, BlockPruningParams
 from asr_compress.compression.quantization import DynamicInt8
@@ -182,6 +184,84 @@ def test_least_rank_of_an_energy(values: list[float], energy: float) -> None:
     total = (ordered**2).sum()
     assert (ordered[:rank] ** 2).sum() >= energy * total * (1 - 1e-9)
     assert (ordered[: rank - 1] ** 2).sum() < energy * total * (1 + 1e-9)
+
+
+def falling(rows: int, cols: int, slope: float, size: float = 1.0) -> Spectrum:
+    """Of a diagonal matrix, its values falling by `slope`."""
+    return Spectrum.of(size * torch.eye(rows, cols) * slope ** torch.arange(cols))
+
+
+@given(
+    st.lists(st.tuples(st.integers(2, 9), st.integers(2, 9), st.floats(0.3, 0.99)), min_size=2, max_size=3),
+    st.floats(1.0, 6.0),
+)
+@settings(max_examples=60, deadline=None)
+def test_shared_ranks_keep_most_of_a_budget(shapes: list[tuple[int, int, float]], ratio: float) -> None:
+    """No other ranks that cost no more than the chosen ones keep more."""
+    maps = [[falling(rows, cols, slope)] for rows, cols, slope in shapes]
+    squares = [parts[0].values.numpy() ** 2 for parts in maps]
+    sizes = [rows * cols for rows, cols, _ in shapes]
+
+    def costs(ranks: Sequence[int]) -> list[int]:
+        return [rank * (rows + cols) for rank, (rows, cols, _) in zip(ranks, shapes, strict=True)]
+
+    def kept(ranks: Sequence[int]) -> float:
+        return sum(float(found[:rank].sum()) for rank, found in zip(ranks, squares, strict=True))
+
+    chosen = [ranks[0] for ranks in spread_ranks(maps, LowRankParams(ratio=ratio, multiple=1, scope="global"))]
+    stored = sum(map(min, costs(chosen), sizes))  # whole where factors would be no smaller
+    assert stored <= max(sum(sizes) / ratio, sum(costs([1] * len(shapes))))
+    if all(cost < size for cost, size in zip(costs(chosen), sizes, strict=True)):
+        for ranks in itertools.product(*(range(1, len(found) + 1) for found in squares)):
+            assert sum(costs(ranks)) > stored or kept(ranks) <= kept(chosen) * (1 + 1e-9)
+
+
+def test_shared_ranks_of_an_energy() -> None:
+    """The share is of all maps together, so that a map of small weights gets what it is worth."""
+    maps = [[falling(12, 12, 0.8)], [falling(12, 12, 0.8, 0.3)]]
+    squares = torch.cat([parts[0].values for parts in maps]).square().sort(descending=True).values
+    for energy in (0.9, 0.97, 0.999):  # enough for more of each than the least
+        (loud,), (quiet,) = spread_ranks(maps, LowRankParams(energy=energy, multiple=1, scope="global"))
+        count = int((squares.cumsum(0) < energy * squares.sum()).sum()) + 1
+        assert quiet < loud and loud + quiet == count
+
+
+@pytest.mark.parametrize("per_gate", [False, True])
+@pytest.mark.parametrize("closest", ["weights", "outputs"])
+def test_one_budget_for_all_maps(per_gate: bool, closest: str) -> None:
+    """It holds for the weights that are left, and what all maps lose together is less than with a budget each."""
+    lost = {}
+    for scope in ("map", "global"):
+        model = small("blstm")
+        with torch.no_grad():  # one map of rank two, which needs no more
+            item = next(item for item in maps_of(model) if item.name == "layers.2.forward.input")
+            item.weight.copy_(Spectrum.of(item.matrix).factors(2)[0] @ Spectrum.of(item.matrix).factors(2)[1])
+        items = {item.name: item for item in maps_of(model, ["input", "recurrent"])}
+        whole = {name: item.matrix.double() for name, item in items.items()}
+        moments = second_moments(model, Context(batches=batches), "test")
+        params = LowRankParams(ratio=2.0, multiple=1, per_gate=per_gate, closest=closest, scope=scope)
+        report = SVD(params).prepare(model, Context(strict=False, batches=batches))
+        ranks = {name: figures["ranks"] for name, figures in report.touched.items()}
+        parts = 4 if per_gate else 1
+        cost, lost[scope] = 0, 0.0
+        for name, matrix in whole.items():
+            if name not in ranks:  # left whole: nothing saved, nothing lost
+                cost += matrix.numel()
+                continue
+            cost += sum(ranks[name]) * (len(matrix) // parts + matrix.shape[1])
+            left, right = factors_of(items[name])
+            miss = matrix - left.matrix.double() @ right.matrix.double()
+            weight = moments[name] if closest == "outputs" else torch.eye(len(moments[name])).double()
+            lost[scope] += float(torch.einsum("rc,cd,rd->", miss, weight, miss))
+        assert cost <= sum(matrix.numel() for matrix in whole.values()) / 2
+        if scope == "global":
+            assert len({tuple(found) for found in ranks.values()}) > 1
+    assert lost["global"] < lost["map"]
+
+
+def test_a_rank_is_every_maps() -> None:
+    with pytest.raises(ValueError, match="spreads a `ratio` or an `energy`"):
+        LowRankParams(rank=4, scope="global")
 
 
 def test_maps_that_would_not_shrink_are_left_whole() -> None:

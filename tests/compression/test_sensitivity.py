@@ -16,7 +16,7 @@ from asr_compress.compression.heat_map import heat_map
 from asr_compress.compression.pipeline import compress
 from asr_compress.compression.recipe import Recipe
 from asr_compress.compression.registry import make_pass
-from asr_compress.compression.sensitivity import STRENGTHS, probes_of, scan, scan_bundle
+from asr_compress.compression.sensitivity import GATE_STRENGTHS, STRENGTHS, probes_of, scan, scan_bundle
 from asr_compress.runtime.errors import InputError
 from tests.compression.speech import batches
 from tests.compression.test_distillation import SYMBOLS
@@ -28,8 +28,11 @@ def test_probes_cover_maps_layers_and_gates() -> None:
     parts = {probe.part for probe in probes}
     assert {"layers.2.forward.input", "layers.2", "layers.5.backward gate o", "layers.8"} <= parts
     assert len(parts) == 4 + 4 + 1 + 2 + 4 * 4
-    assert len(probes) == (9 + 2) * len(STRENGTHS) + 16
+    assert len(probes) == (9 + 2) * len(STRENGTHS) + 16 * len(GATE_STRENGTHS)
     assert [probe.layer for probe in probes] == sorted(probe.layer for probe in probes)
+    for part in (part for part in parts if " gate " in part):  # several strengths, each of which maps have too
+        strengths = {probe.strength for probe in probes if probe.part == part}
+        assert len(strengths) >= 3 and strengths <= {label for label, _, _ in STRENGTHS}
 
 
 def test_numbers_are_those_of_the_whole_model(tmp_path: Path) -> None:
@@ -55,7 +58,7 @@ def test_numbers_are_those_of_the_whole_model(tmp_path: Path) -> None:
 def test_workers_and_order_change_nothing(tmp_path: Path) -> None:
     """Layers are gone through once, probes of one at a time in several threads; lines come as they were asked for."""
     model = small("blstm")
-    probes = [probe for probe in probes_of(model) if probe.strength in ("int4", "gate, weights 75 %")][::-1]
+    probes = [probe for probe in probes_of(model) if probe.strength in ("int4", "blocks 75 %")][::-1]
     threads = torch.get_num_threads()
     one = scan(model, batches(), SYMBOLS, tmp_path / "one.jsonl", "x", probes, workers=1)
     three = scan(model, batches(), SYMBOLS, tmp_path / "three.jsonl", "x", probes, workers=3)
@@ -88,6 +91,10 @@ def test_stronger_hurts_more(tmp_path: Path) -> None:
     for part in ("layers.2", "layers.5"):
         assert by[part, "int8"] < by[part, "int4"] < by[part, "ternary"]
         assert by[part, "blocks 50 %"] < by[part, "blocks 90 %"]
+    for gate in "ifgo":
+        part = f"layers.2.forward gate {gate}"
+        assert by[part, "blocks 50 %"] < by[part, "blocks 75 %"] < by[part, "blocks 90 %"]
+        assert by[part, "blocks 75 %"] < by["layers.2", "blocks 75 %"]
     heat_map(lines, tmp_path / "heat.png")
     assert (tmp_path / "heat.png").read_bytes()[:4] == b"\x89PNG"
 

@@ -58,12 +58,14 @@ def test_what_needs_no_training(run: Run, tmp_path: Path) -> None:
 def test_the_scan_has_pictures(run: Run, tmp_path: Path) -> None:
     page = tmp_path / "docs" / "page.md"
     run("--study", "sensitivity", "--page", page)
-    assert "probes took" in page.read_text() and "(plots/sensitivity-kl.png)" in page.read_text()
-    assert (page.parent / "plots/sensitivity-kl.png").stat().st_size > 0
+    assert "probes took" in page.read_text() and "(plots/sensitivity-kl.svg)" in page.read_text()
+    assert (page.parent / "plots/sensitivity-kl.svg").stat().st_size > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", ["quantization", "low-rank", "pruning", "distillation", "gates", "order"])
+@pytest.mark.parametrize(
+    "study", ["quantization", "low-rank", "low-rank-taught", "pruning", "distillation", "gates", "order"]
+)
 def test_every_study(recipe: ModuleType, run: Run, tmp_path: Path, study: str) -> None:
     """Every pass of every study runs, and every comparison that the study promises is in its tables."""
     run("--study", study, "--epochs", 1)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from asr_compress.evaluation.tuning import Weights, log_priors, tune_decoding
+from asr_compress.evaluation.tuning import Trial, Weights, log_priors, tune_bundle, tune_decoding
 from asr_compress.runtime.beam import BeamDecoder
+from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.lexicon import Lexicon
 from asr_compress.runtime.tokens import Tokens
+from tests.evaluation.bundles import bundle, noise_set
 from tests.runtime.test_decoding import posteriors
 
 PHONES = Tokens.phones()
@@ -45,3 +50,17 @@ def test_weights_as_a_bundle_carries_them() -> None:
     assert Weights(1.0, 0.5, 0.0).decoding(np.zeros(3)) == {"lm_weight": 1.0, "word_score": 0.5}
     tuned = Weights(1.0, 0.5, 0.5).decoding(np.log([0.5, 0.25, 0.25]))
     assert tuned["token_scores"] == pytest.approx([0.3466, 0.6931, 0.6931])
+
+
+def test_a_bundle_that_was_tuned_before_is_tuned_like_any_other(tmp_path: Path) -> None:
+    """The scores that it carries are of the weights that it had."""
+    lexicon = Lexicon.from_text("A\tA\nTEST\tT E S T\nOF\tO F\nNOISE\tN O I S E\nX\tX\nQ\tQ\n")
+    fresh = replace(Bundle.load(bundle(tmp_path)), lexicon=lexicon)
+    before = replace(fresh, decoding={"beam_width": 7, "token_scores": [50.0, *([0.0] * (len(fresh.tokens) - 1))]})
+    found = []
+    for start in (fresh, before):
+        trials: list[Trial] = []
+        tuned, weights = tune_bundle(start, noise_set(tmp_path), report=trials.append, beam_width=8)
+        found.append((tuned.decoding, weights, trials))
+    assert found[0] == found[1]
+    assert len({trial.wer for trial in found[0][2]}) > 1  # or nothing would tell the scores apart
