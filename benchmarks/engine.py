@@ -33,6 +33,7 @@ import torch
 from asr_compress.evaluation.environment import environment
 from asr_compress.evaluation.timing import ThreadPinning
 from asr_compress.runtime.engine import Engine
+from asr_compress.runtime.files import atomic_write
 from asr_compress.runtime.formats import Float32, Int8
 from benchmarks import engine_checks
 from benchmarks.engine_checks import Length, Shares, Threads
@@ -265,20 +266,35 @@ def main(argv: Sequence[str] | None = None, show: Callable[[str], None] = print)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(max(arguments.threads))
     warnings.filterwarnings("ignore")
-    pinning, results = ThreadPinning(), []
+    pinning = ThreadPinning()
+    results: list[tuple[Case, list[Timing]]] = []
     shapes = fixed(arguments)
     with pinning.threads(1):
         roofs = [roofline(shape.hidden) for shape in shapes]
     checked = checks(shapes, pinning)
+    command = "python -m benchmarks.engine " + " ".join(sys.argv[1:] if argv is None else argv)
+    record: dict[str, Any] = {}
     for case, seed in cases(arguments):
         with pinning.threads(case.threads):
             assert torch.get_num_threads() == case.threads
             timings = measure(case, seed, arguments.rounds)
         results.append((case, timings))
         show(table(case, timings))
-    command = "python -m benchmarks.engine " + " ".join(sys.argv[1:] if argv is None else argv)
-    text = report(command, environment(), roofs, checked, results)
-    show(text.split("## Every case")[0])
+        record = written(arguments.json, command, pinning, roofs, checked, results)  # what an end too early leaves
+    record = record or written(arguments.json, command, pinning, roofs, checked, results)
+    show(report(command, record["environment"], roofs, checked, results).split("## Every case")[0])
+    return record
+
+
+def written(
+    path: Path | None,
+    command: str,
+    pinning: ThreadPinning,
+    roofs: Sequence[Roofline],
+    checked: Sequence[Any],
+    results: Results,
+) -> dict[str, Any]:
+    """Everything measured so far, as JSON values; also in `path` and as a page beside it, if there is one."""
     record = {
         "command": command,
         "environment": environment(),
@@ -287,9 +303,13 @@ def main(argv: Sequence[str] | None = None, show: Callable[[str], None] = print)
         "checks": [{"check": type(item).__name__.lower(), **asdict(item)} for item in checked],
         "cases": [{**asdict(case), "timings": [asdict(t) for t in timings]} for case, timings in results],
     }
-    if arguments.json:
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
-        arguments.json.with_suffix(".md").write_text(text)
+    if path:
+        for file, text in (
+            (path, json.dumps(record, indent=1) + "\n"),
+            (path.with_suffix(".md"), report(command, record["environment"], roofs, checked, results)),
+        ):
+            with atomic_write(file) as half:
+                half.write_text(text)
     return record
 
 
