@@ -295,7 +295,7 @@ def written(
     results: Results,
 ) -> dict[str, Any]:
     """Everything measured so far, as JSON values; also in `path` and as a page beside it, if there is one."""
-    record = {
+    record: dict[str, Any] = {
         "command": command,
         "environment": environment(),
         "pinned": pinning.pinned,
