@@ -13,7 +13,7 @@ import yaml
 
 from asr_compress.cli import main
 from asr_compress.compression.registry import PASSES
-from asr_compress.compression.sensitivity import STRENGTHS
+from asr_compress.compression.sensitivity import GATE_STRENGTHS, STRENGTHS
 from asr_compress.models.convert import to_network
 from asr_compress.models.zoo import Size, lstm
 from asr_compress.runtime.bundle import Bundle
@@ -128,7 +128,7 @@ def test_sensitivity(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         main(verb)
     said = capsys.readouterr()
     assert not stop.value.code, said.err
-    probes = (3 + 1) * len(STRENGTHS) + 4  # two maps, their layer and the output; then its gates
+    probes = (3 + 1) * len(STRENGTHS) + 4 * len(GATE_STRENGTHS)  # two maps, their layer, the output; then its gates
     assert f"{probes} probes on" in said.err
     untouched, hurts, head, *rows = said.out.splitlines()[:-1]
     assert untouched.startswith("untouched: error ") and hurts == "what hurts most:"
