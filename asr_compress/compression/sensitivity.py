@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,21 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from asr_compress.compression.base import Context
-from asr_compress.compression.dev_errors import DevErrors, Utterance, dev_errors
 from asr_compress.compression.heat_map import heat_map
 from asr_compress.compression.order import traits_of
-from asr_compress.compression.registry import make_pass
+from asr_compress.compression.probe_runner import ProbeRunner
 from asr_compress.models.acoustic import AcousticModel
 from asr_compress.models.convert import from_network
-from asr_compress.models.encode import encode
-from asr_compress.models.layers import Recurrent
 from asr_compress.models.maps import Map, maps_of
 from asr_compress.models.zoo import ZOO
 from asr_compress.runtime.bundle import Bundle
@@ -135,8 +128,9 @@ def scan(
             file.write(json.dumps(known[_key(probe)]) + "\n")
 
     if missing or _key(None) not in known:
-        with _workers(workers or torch.get_num_threads()) as pool:
-            runner = _Runner(model.eval(), list(batches), tokens, pool)
+        cores = workers or torch.get_num_threads()
+        with _workers(cores) as pool:
+            runner = ProbeRunner(model.eval(), batches, tokens, cores)
             if _key(None) not in known:
                 keep(None, runner.baseline())
             done = 0
@@ -153,7 +147,7 @@ def scan(
 
 @contextmanager
 def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each run torch on one core: a layer of a few utterances is too little work to be divided."""
+    """Threads that each run torch on one core, too."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(count)
@@ -226,127 +220,3 @@ def _read(results: Path, identity: str) -> dict[str, dict[str, Any]]:
         if entry.get("identity") == identity:
             known[entry["key"]] = entry
     return known
-
-
-class _Runner:
-    """Runs changed models from the layer that changed on: what comes before it is as in the untouched model.
-
-    So is the other direction of a bidirectional layer. `measure` may run in several threads at once.
-    """
-
-    def __init__(self, model: AcousticModel, batches: list[Batch], tokens: Tokens, pool: ThreadPoolExecutor) -> None:
-        self.model, self.batches, self.tokens, self.pool = model, batches, tokens, pool
-        self.at = 0
-        self.inputs: list[tuple[Tensor, Tensor]] = [(batch.features, batch.feature_lengths) for batch in batches]
-        self.sides: list[list[Tensor]] = [[] for _ in batches]
-        self.untouched = list(pool.map(lambda index: self._run(model, index), range(len(batches))))
-
-    def baseline(self) -> dict[str, Any]:
-        errors = self._errors(self.untouched)
-        audio_s = sum(batch.audio_s for batch in self.batches)
-        return {"part": "model", "strength": "none", "audio_s": audio_s, "kl": 0.0, **errors.to_json()}
-
-    def measure(self, probe: Probe) -> dict[str, Any]:
-        """One probe of the layer that `advance` has come to."""
-        changed = AcousticModel(())
-        changed.layers.extend(
-            copy.deepcopy(part) if i == probe.layer else part for i, part in enumerate(self.model.layers)
-        )
-        changed.eval()
-        names = set(probe.params["include"])
-        before = sum(encode(item).nbytes for item in maps_of(changed) if item.name in names)
-        step = make_pass(probe.name, probe.params)
-        report = step.prepare(changed, Context(strict=False)).merged(step.finalize(changed))
-        after = sum(encode(item).nbytes for item in maps_of(changed) if any(_within(item.name, name) for name in names))
-        _bake(changed.layers[probe.layer])
-        same = _untouched_sides(self.model.layers[probe.layer], f"layers.{probe.layer}", names)
-        outputs = [self._run(changed, index, same) for index in range(len(self.batches))]
-        line = {
-            "part": probe.part,
-            "strength": probe.strength,
-            "pass": probe.name,
-            "params": probe.params,
-            "bytes_before": before,
-            "bytes": after,
-            "kl": self._divergence(outputs),
-            **self._errors(outputs).to_json(),
-        }
-        if not report.touched:
-            line["skipped"] = next(iter(report.skipped.values()), "nothing to change")
-        return line
-
-    def advance(self, layer: int) -> None:
-        """Bring the inputs to layer `layer` of the untouched model, which is not before the last one."""
-        passed = self.model.layers[self.at : layer]
-        self.inputs = list(self.pool.map(lambda pair: _through(passed, *pair), self.inputs))
-        self.at = layer
-        here = self.model.layers[layer]
-        self.sides = list(self.pool.map(lambda pair: _sides(here, *pair), self.inputs))
-
-    @torch.no_grad()
-    def _run(self, model: AcousticModel, index: int, same: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """Log probabilities and lengths of batch `index`; directions `same` of the first layer are as they were."""
-        x, lengths = self.inputs[index]
-        first, *rest = model.layers[self.at :]
-        if same and isinstance(first, Recurrent):
-            sides = [
-                self.sides[index][side] if side in same else direction(x, lengths)[0]
-                for side, direction in enumerate(first.directions)
-            ]
-            x = torch.cat(sides, dim=-1)
-        else:
-            x, lengths = first(x, lengths)
-        x, lengths = _through(rest, x, lengths)
-        return x.float().log_softmax(-1), lengths
-
-    def _errors(self, outputs: list[tuple[Tensor, Tensor]]) -> DevErrors:
-        items = []
-        for batch, (log_probs, lengths) in zip(self.batches, outputs, strict=True):
-            for row, length in enumerate(lengths.tolist()):
-                labels = tuple(batch.targets[row, : int(batch.target_lengths[row])].tolist())
-                items.append(Utterance(log_probs[row, :length].numpy(), labels))
-        return dev_errors(items, self.tokens)
-
-    def _divergence(self, outputs: list[tuple[Tensor, Tensor]]) -> float:
-        """Mean KL divergence a frame of the changed model's posteriors from the untouched ones."""
-        total, frames = 0.0, 0
-        for (ours, lengths), (theirs, _) in zip(outputs, self.untouched, strict=True):
-            each = (theirs.exp() * (theirs - ours)).sum(-1)
-            valid = torch.arange(each.shape[1])[None] < lengths[:, None]
-            total, frames = total + float(each[valid].double().sum()), frames + int(lengths.sum())
-        return total / max(1, frames)
-
-
-@torch.no_grad()
-def _through(layers: Iterable[nn.Module], x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    for layer in layers:
-        x, lengths = layer(x, lengths)
-    return x, lengths
-
-
-@torch.no_grad()
-def _sides(layer: nn.Module, x: Tensor, lengths: Tensor) -> list[Tensor]:
-    """What each direction of a bidirectional layer gives; nothing for other layers."""
-    if not isinstance(layer, Recurrent) or len(layer.directions) == 1:
-        return []
-    return [direction(x, lengths)[0] for direction in layer.directions]
-
-
-def _untouched_sides(layer: nn.Module, path: str, names: Iterable[str]) -> list[int]:
-    """The directions of a bidirectional layer that hold none of the maps called `names`."""
-    if not isinstance(layer, Recurrent) or len(layer.directions) == 1:
-        return []
-    touched = {name.removeprefix(f"{path}.").partition(".")[0] for name in names}
-    return [side for side, word in enumerate(("forward", "backward")) if word not in touched]
-
-
-def _bake(layer: nn.Module) -> None:
-    """Compute what parametrizations give once, not for each batch."""
-    for module in list(layer.modules()):
-        if parametrize.is_parametrized(module) and not isinstance(module, parametrize.ParametrizationList):
-            for tensor in list(cast(nn.ModuleDict, module.parametrizations)):
-                parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
-
-
-def _within(name: str, whole: str) -> bool:
-    return name == whole or name in (f"{whole}.left", f"{whole}.right")

@@ -147,7 +147,7 @@ def test_group_sums_of_extreme_nibbles_fit_their_lanes(isa, cols):
         assert np.array_equal(native(network).run(frames), Engine(network, "reference").run(frames))
 
 
-@given(rows=SIZES, cols=SIZES, count=st.integers(0, 30))
+@given(rows=SIZES, cols=SIZES, count=st.one_of(st.integers(0, 30), st.integers(48, 64)))
 @settings(max_examples=15, deadline=None)
 def test_float_products_follow_the_stated_order(rows, cols, count):
     make = Maker(rows + cols)

@@ -15,6 +15,7 @@ struct GroupSum { __m256i a, b; };           // two int16 for each of 16 rows
 constexpr uint8_t kCodeOffset = 0;
 constexpr int kSums = 6;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 3;  // rows of activations that dense weights meet together
+constexpr int kFloatDepth = 48;  // columns of float weights that all rows meet before the next
 constexpr int kInt8Rows = 4;  // the same for int8 maps that are narrow; for others see kernels_pairs.h
 constexpr int kInt4Rows = 4;  // the same for int4
 constexpr int kRows = 6;  // the same for weights that come one strip at a time

@@ -13,6 +13,7 @@ using Quad = __m512i; // 4 int8 of one activation row, repeated
 constexpr uint8_t kCodeOffset = 0x80;
 constexpr int kSums = 24;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 6;  // rows of activations that dense weights meet together
+constexpr int kFloatDepth = 1 << 30;  // columns of float weights that all rows meet before the next
 constexpr int kInt8Rows = 12;  // the same for many rows and int8: two strips at a time, so half the stream of weights
 constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 12;  // the same for weights that come one strip at a time

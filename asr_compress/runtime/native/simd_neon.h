@@ -15,6 +15,7 @@ using Quad = int8x16_t;
 constexpr uint8_t kCodeOffset = 0;
 constexpr int kSums = 4;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 4;  // rows of activations that dense weights meet together
+constexpr int kFloatDepth = 1 << 30;  // columns of float weights that all rows meet before the next
 constexpr int kInt8Rows = 4;  // the same for int8
 constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 4;  // the same for weights that come one strip at a time

@@ -13,6 +13,7 @@ struct Quad { int8_t v[4]; };
 constexpr uint8_t kCodeOffset = 0;
 constexpr int kSums = 1;  // vectors of sums that the registers hold beside the rest
 constexpr int kDenseRows = 1;  // rows of activations that dense weights meet together
+constexpr int kFloatDepth = 1 << 30;  // columns of float weights that all rows meet before the next
 constexpr int kInt8Rows = 1;  // the same for int8
 constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 1;  // the same for weights that come one strip at a time
