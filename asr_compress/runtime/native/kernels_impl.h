@@ -661,7 +661,7 @@ struct GroupInt4Row {
     void down(int panel, int strip, int row) const {
         const uint8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.octets * kStrips + strip) * kTileBytes;
         const uint8_t* multipliers = w.multipliers + (static_cast<size_t>(panel) * w.groups * kStrips + strip) * kLanes;
-        const int32_t* sums = x.sums + static_cast<size_t>(row) * w.groups;
+        const int32_t* starts = x.sums + static_cast<size_t>(row) * w.groups;
         const int8_t* quad = x.codes + static_cast<size_t>(row) * x.stride;
         I total[strips][1];
         GroupSum low[strips], high[strips];
@@ -677,7 +677,7 @@ struct GroupInt4Row {
             tile += kStrips * kTileBytes;
         };
         for (int group = 0; group < w.groups; group++, multipliers += kPanelRows) {
-            UNROLL for (int s = 0; s < strips; s++) low[s] = group_start(sums[group]), high[s] = group_start(0);
+            UNROLL for (int s = 0; s < strips; s++) low[s] = group_start(starts[group]), high[s] = group_start(0);
             int octets = octets_of(w, group);
             if (octets == kGroupOctets) {
                 UNROLL for (int k = 0; k < kGroupOctets; k++) octet();
@@ -713,22 +713,29 @@ struct GroupInt4Tile {
         const uint8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.octets * kStrips + strip) * kTileBytes;
         const uint8_t* multipliers = w.multipliers + (static_cast<size_t>(panel) * w.groups * kStrips + strip) * kLanes;
         const int8_t* quad = packed_tile(x, first, ROWS, quads);
+        const int32_t* starts = x.sums + static_cast<size_t>(first) * w.groups;
         I total[STRIPS][ROWS];
         UNROLL for (int r = 0; r < ROWS; r++) {
             UNROLL for (int s = 0; s < STRIPS; s++) total[s][r] = splat_i(0);
         }
-        for (int group = 0; group < w.groups; group++, multipliers += kPanelRows) {
+        for (int group = 0; group < w.groups; group++, multipliers += kPanelRows, starts += ROWS) {
             GroupSum sum[STRIPS][ROWS];
             UNROLL for (int r = 0; r < ROWS; r++) {
-                GroupSum start = group_start(x.sums[static_cast<size_t>(first + r) * w.groups + group]);
+                GroupSum start = group_start(starts[r]);
                 UNROLL for (int s = 0; s < STRIPS; s++) sum[s][r] = start;
             }
             UNROLL for (int s = 0; s < STRIPS; s++)
                 UNROLL for (int r = 0; r < ROWS; r++) put_away(total[s][r]);
-            for (int k = octets_of(w, group); k > 0; k--) {
+            auto octet = [&]() __attribute__((always_inline)) {
                 step(sum, quad, tile);
                 quad += 2 * ROWS * kQuad;
                 tile += kStrips * kTileBytes;
+            };
+            int octets = octets_of(w, group);
+            if (octets == kGroupOctets) {
+                UNROLL for (int k = 0; k < kGroupOctets; k++) octet();
+            } else {
+                for (int k = octets; k > 0; k--) octet();
             }
             UNROLL for (int s = 0; s < STRIPS; s++) {
                 Multipliers factor = load_group_multipliers(multipliers + s * kLanes);
@@ -771,24 +778,29 @@ struct GroupInt4Tile {
     }
 };
 
-// What the 8 in nibble = code + 8 would add to the sum of each group, negated.
-inline void sum_groups(const GroupInt4& w, const Codes& x) {
+// What each group's sum starts from: what the 8 in nibble = code + 8 will add to it, negated. A tile after the other,
+// [groups][height].
+inline void sum_groups(const GroupInt4& w, const Codes& x, const Tiles& tiles) {
     size_t group_cols = static_cast<size_t>(w.group_octets) * 8, cols = static_cast<size_t>(w.octets) * 8;
-    for (int n = 0; n < x.count; n++) {
-        const int8_t* codes = x.codes + n * x.stride;
-        int32_t* sums = x.sums + static_cast<size_t>(n) * w.groups;
-        for (size_t start = 0; start < cols; start += group_cols) {
-            size_t end = start + group_cols < cols ? start + group_cols : cols;
-            int32_t sum = 0;
-            for (size_t k = start; k < end; k++) sum += codes[k];
-            *sums++ = -8 * sum;
+    const int8_t* codes = x.codes;
+    int32_t* sums = x.sums;
+    for (int tile = 0; tile < tiles.count; sums += static_cast<size_t>(tiles.height(tile++)) * w.groups) {
+        const int height = tiles.height(tile);
+        for (int r = 0; r < height; r++, codes += x.stride) {
+            int32_t* to = sums + r;
+            for (size_t start = 0; start < cols; start += group_cols, to += height) {
+                size_t end = start + group_cols < cols ? start + group_cols : cols;
+                int32_t sum = 0;
+                for (size_t k = start; k < end; k++) sum += codes[k];
+                *to = group_start_of(-8 * sum);
+            }
         }
     }
 }
 
 void group_int4(const GroupInt4& w, const Codes& x, const Output& out) {
-    sum_groups(w, x);
     Tiles tiles = Tiles::of_nearly_equal_height(x.count, kInt4Rows);
+    sum_groups(w, x, tiles);
     if (kHighApart && x.count <= 1) return each<1>(w.panels, tiles, out.backwards, GroupInt4Row{w, x, out});
     pack(x, tiles, static_cast<size_t>(w.octets) * 2);
     each<kInt4Rows>(w.panels, tiles, out.backwards, GroupInt4Tile{w, x, out});

@@ -109,7 +109,8 @@ inline I dot(I sum, Quad x, Tile w) { return {add_signed(sum.a, x, w.a), add_sig
 inline I dot_tile(I sum, Quad x, const int8_t* tile) { return dot(sum, x, load_tile(tile)); }
 
 // Nibbles with whole activations: a group's sums, at most 32 columns and what they start from, fit 16 bits.
-inline GroupSum group_start(int32_t v) { return {_mm256_set1_epi32(v & 0xFFFF), _mm256_set1_epi32(v & 0xFFFF)}; }
+inline int32_t group_start_of(int32_t v) { return v & 0xFFFF; }
+inline GroupSum group_start(int32_t start) { return {_mm256_set1_epi32(start), _mm256_set1_epi32(start)}; }
 inline GroupSum add_groups(GroupSum x, GroupSum y) {
     return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)};
 }
