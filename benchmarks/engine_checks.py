@@ -1,6 +1,6 @@
 """What this engine owes by itself, without peers: cost linear in time, two threads against one, shares of a recognizer.
 
-Random weights; medians of a few rounds, in turns.
+Random weights; a few rounds in turns, medians where one number stands alone.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 
 import numpy as np
 
 from asr_compress.runtime.bundle import Bundle
 from asr_compress.runtime.decoding import GreedyDecoder
 from asr_compress.runtime.engine import Engine
+from asr_compress.runtime.extension import extension, instruction_set
 from asr_compress.runtime.features import FeatureConfig, log_mel_numpy
 from asr_compress.runtime.formats import Int8
 from asr_compress.runtime.network import Network, replace_maps, walk
@@ -30,6 +32,7 @@ _ROUNDS = 9
 _STAGES = ("features_s", "model_s", "decode_s")
 _SHARES = ("features", "engine", "decoding")
 _THREAD_FRAMES = 300
+_REGISTER_DOTS = 50_000_000
 _SYMBOLS = ("<blank>", "|", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 Timed = Callable[[], object]
 
@@ -45,12 +48,26 @@ class Length:
 
 @dataclass(frozen=True)
 class Threads:
-    """Dense int8: seconds with one thread and with two."""
+    """Dense int8 with one thread and with two, and what the machine allows; seconds of each round.
+
+    registers_one_s, registers_two_s: multiply-accumulates that need no memory, on one core and shared by two. The two
+    cores of a virtual machine can be two threads of one core of its host for a while: then nothing gains from the second.
+    """
 
     shape: str
     batch: int
-    one_s: float
-    two_s: float
+    one_s: tuple[float, ...]
+    two_s: tuple[float, ...]
+    registers_one_s: tuple[float, ...]
+    registers_two_s: tuple[float, ...]
+
+    @property
+    def ratios(self) -> np.ndarray:
+        return np.divide(self.one_s, self.two_s)
+
+    @property
+    def registers_ratios(self) -> np.ndarray:
+        return np.divide(self.registers_one_s, self.registers_two_s)
 
 
 @dataclass(frozen=True)
@@ -82,8 +99,25 @@ def threads(shape: Shape, batch: int) -> Threads:
     network = _network(shape)
     one, two = Engine(network, "native", 1), Engine(network, "native", 2)
     x = [_frames(_THREAD_FRAMES) for _ in range(batch)]
-    taken = _interleaved({"one": lambda: one.run_batch(x), "two": lambda: two.run_batch(x)})
-    return Threads(shape.name, batch, taken["one"], taken["two"])
+    work: dict[str, Timed] = {
+        "one": lambda: one.run_batch(x),
+        "two": lambda: two.run_batch(x),
+        "registers one": lambda: [_registers(), _registers()],
+        "registers two": _registers_on_two,
+    }
+    return Threads(shape.name, batch, *map(tuple, _rounds(work, _ROUNDS if batch > 1 else 3 * _ROUNDS).values()))
+
+
+def _registers() -> None:
+    """Some 20 to 60 ms of multiply-accumulates on registers."""
+    extension().probe_int8(instruction_set(), _REGISTER_DOTS)
+
+
+def _registers_on_two() -> None:
+    other = Thread(target=_registers)
+    other.start()
+    _registers()
+    other.join()
 
 
 def shares(name: str) -> Shares:
@@ -118,14 +152,19 @@ def _frames(count: int) -> np.ndarray:
 
 
 def _interleaved(work: dict[str, Timed]) -> dict[str, float]:
-    """Median seconds of each, in turns, the first turn left out."""
+    """Median seconds of each."""
+    return {name: float(np.median(taken)) for name, taken in _rounds(work, _ROUNDS).items()}
+
+
+def _rounds(work: dict[str, Timed], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, in turns, the first turn left out."""
     times: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(1 + _ROUNDS):
+    for _ in range(1 + rounds):
         for name, run in work.items():
             begin = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - begin)
-    return {name: float(np.median(taken[1:])) for name, taken in times.items()}
+    return {name: taken[1:] for name, taken in times.items()}
 
 
 def markdown(found: Sequence[Length | Threads | Shares]) -> str:
@@ -136,7 +175,13 @@ def markdown(found: Sequence[Length | Threads | Shares]) -> str:
         if isinstance(item, Length)
     ]
     threads = [
-        (item.shape, item.batch, f"{1e3 * item.one_s:.1f}", f"{1e3 * item.two_s:.1f}", f"{item.one_s / item.two_s:.2f}")
+        (
+            item.shape,
+            item.batch,
+            *(f"{1e3 * float(np.median(taken)):.1f}" for taken in (item.one_s, item.two_s)),
+            _spread(item.ratios),
+            _spread(item.registers_ratios),
+        )
         for item in found
         if isinstance(item, Threads)
     ]
@@ -146,11 +191,17 @@ def markdown(found: Sequence[Length | Threads | Shares]) -> str:
         "## Time by length, dense int8, one thread",
         _table(("shape", "frames", "ms", "us a frame"), lengths),
         "## Two threads against one, dense int8",
-        _table(("shape", "batch", "one ms", "two ms", "ratio"), threads) if threads else one_core,
+        _table(("shape", "batch", "one ms", "two ms", "ratio (min-max)", "of registers alone"), threads)
+        if threads
+        else one_core,
         "## Shares of a recognizer, dense int8, one thread, greedy",
         _table(("model", "real-time factor", *_SHARES, "features x real time", "the same by numpy"), shares),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _spread(ratios: np.ndarray) -> str:
+    return f"{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
 
 
 def _shares_row(item: Shares) -> tuple[str, ...]:
