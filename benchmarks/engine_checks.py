@@ -51,7 +51,7 @@ class Threads:
     """Dense int8 with one thread and with two, and what the machine allows; seconds of each round.
 
     registers_one_s, registers_two_s: multiply-accumulates that need no memory, on one core and shared by two. The two
-    cores of a virtual machine can be two threads of one core of its host for a while: then nothing gains from the second.
+    cores of a virtual machine can be two threads of one core of its host for a while: then a second one gains nothing.
     """
 
     shape: str
