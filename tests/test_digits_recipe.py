@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -28,8 +29,9 @@ def recordings(tmp_path: Path) -> Path:
     return tmp_path / "corpora"
 
 
-@pytest.mark.slow
-def test_every_family_has_a_row(recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def recipe(recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The recipe on two speakers, one epoch a training."""
     specification = importlib.util.spec_from_file_location("digits_under_test", SCRIPT)
     assert specification and specification.loader
     module = importlib.util.module_from_spec(specification)
@@ -51,7 +53,19 @@ def test_every_family_has_a_row(recordings: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "FOLDS", ("takes", *SPEAKERS))
     monkeypatch.setitem(module.TRAINING, "epochs", 1)
     monkeypatch.setattr(sys, "argv", ["run.py", "--corpora", str(recordings)])
-    module.main()
-    page = (here / "RESULTS.md").read_text()
+    return module
+
+
+@pytest.mark.slow
+def test_every_family_has_a_row(recipe: ModuleType) -> None:
+    recipe.main()
+    page = (recipe.HERE / "RESULTS.md").read_text()
     left_out = page[page.index("## Speakers that were left out") :]
-    assert all(left_out.count(f"| {name} | ") >= 2 for name in ("fp32", *module.COMPRESSED))
+    assert all(left_out.count(f"| {name} | ") >= 2 for name in ("fp32", *recipe.COMPRESSED))
+
+
+def test_a_stage_of_a_fold_alone(recipe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--fold", "bob", "--stage", "prepare"])
+    recipe.main()
+    assert {path.name for path in recipe.RUNS.iterdir()} == {"bob", "lexicon.txt"}
+    assert "| variant |" not in (recipe.HERE / "RESULTS.md").read_text()  # nothing measured yet
