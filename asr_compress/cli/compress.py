@@ -101,7 +101,7 @@ def sensitivity(
 ) -> None:
     """Compress every map, layer and gate alone, at several strengths, and measure what it costs.
 
-    Maps and layers meet every pass, gates of LSTMs block pruning at 50, 75 and 90 %.
+    Maps and layers meet every pass, gates of LSTMs block pruning at 75 and 90 %.
 
     Writes a line of scan.jsonl for each (errors by kind, blank rate, KL divergence, bytes) and heat maps. Interrupted,
     the same command goes on.

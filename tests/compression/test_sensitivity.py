@@ -35,7 +35,7 @@ def test_probes_cover_maps_layers_and_gates() -> None:
     assert [probe.layer for probe in probes] == sorted(probe.layer for probe in probes)
     for part in (part for part in parts if " gate " in part):  # several strengths, each of which maps have too
         strengths = {probe.strength for probe in probes if probe.part == part}
-        assert len(strengths) >= 3 and strengths <= {label for label, _, _ in STRENGTHS}
+        assert len(strengths) >= 2 and strengths <= {label for label, _, _ in STRENGTHS}
 
 
 def changed_by(probe: Probe, model: AcousticModel) -> AcousticModel:
@@ -106,7 +106,7 @@ def test_stronger_hurts_more(tmp_path: Path) -> None:
         assert by[part, "blocks 50 %"] < by[part, "blocks 90 %"]
     for gate in "ifgo":
         part = f"layers.2.forward gate {gate}"
-        assert by[part, "blocks 50 %"] < by[part, "blocks 75 %"] < by[part, "blocks 90 %"]
+        assert by[part, "blocks 75 %"] < by[part, "blocks 90 %"]
         assert by[part, "blocks 75 %"] < by["layers.2", "blocks 75 %"]
     heat_map(lines, tmp_path / "heat.png")
     assert (tmp_path / "heat.png").read_bytes()[:4] == b"\x89PNG"
