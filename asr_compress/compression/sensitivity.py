@@ -147,7 +147,7 @@ def scan(
 
 @contextmanager
 def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each run torch on one core, too."""
+    """Threads in which torch keeps to one core, as the engine does: passes sort and factorize with it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(count)

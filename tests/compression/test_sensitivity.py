@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,10 @@ def test_probes_cover_maps_layers_and_gates() -> None:
     assert len(parts) == 4 + 4 + 1 + 2 + 4 * 4
     assert len(probes) == (9 + 2) * len(STRENGTHS) + 16 * len(GATE_STRENGTHS)
     assert [probe.layer for probe in probes] == sorted(probe.layer for probe in probes)
-    for part in (part for part in parts if " gate " in part):  # several strengths, each of which maps have too
-        strengths = {probe.strength for probe in probes if probe.part == part}
-        assert len(strengths) >= 2 and strengths <= {label for label, _, _ in STRENGTHS}
+    of_gates = {label for label, _, _ in GATE_STRENGTHS}
+    assert len(of_gates) > 1 and of_gates < {label for label, _, _ in STRENGTHS}  # to be read beside the maps
+    for part in (part for part in parts if " gate " in part):
+        assert {probe.strength for probe in probes if probe.part == part} == of_gates
 
 
 def changed_by(probe: Probe, model: AcousticModel) -> AcousticModel:
@@ -99,14 +101,21 @@ def test_what_did_not_change_is_not_computed_and_the_same(part: str, tmp_path: P
 
 
 def test_stronger_hurts_more(tmp_path: Path) -> None:
-    lines = scan(small("blstm"), batches(), SYMBOLS, tmp_path / "scan.jsonl", "x")
+    model = small("blstm")
+    probes = probes_of(model)
+    probes += [  # one more strength for gates
+        replace(p, strength="blocks 50 %", params={**p.params, "gates": dict.fromkeys(p.params["gates"], 0.5)})
+        for p in probes
+        if " gate " in p.part and p.strength == "blocks 75 %"
+    ]
+    lines = scan(model, batches(), SYMBOLS, tmp_path / "scan.jsonl", "x", probes)
     by = {(line["part"], line["strength"]): line["kl"] for line in lines if "skipped" not in line}
     for part in ("layers.2", "layers.5"):
         assert by[part, "int8"] < by[part, "int4"] < by[part, "ternary"]
         assert by[part, "blocks 50 %"] < by[part, "blocks 90 %"]
     for gate in "ifgo":
         part = f"layers.2.forward gate {gate}"
-        assert by[part, "blocks 75 %"] < by[part, "blocks 90 %"]
+        assert by[part, "blocks 50 %"] < by[part, "blocks 75 %"] < by[part, "blocks 90 %"]
         assert by[part, "blocks 75 %"] < by["layers.2", "blocks 75 %"]
     heat_map(lines, tmp_path / "heat.png")
     assert (tmp_path / "heat.png").read_bytes()[:4] == b"\x89PNG"
