@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from asr_compress.corpora.utterances import is_broken
+from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.features import FeatureConfig, log_mel
 from asr_compress.runtime.files import atomic_write
 
@@ -55,6 +56,9 @@ def cache_features(
         cuts: single-utterance cuts; those whose audio is known to be broken are left out.
         speed: factor of lhotse's `perturb_speed` (tempo and pitch together).
         jobs: processes that decode and compute; all processors when None.
+
+    Raises:
+        InputError: audio that cannot be read.
     """
     items = [cut for cut in cuts if not is_broken(cut)]
     path = Path(folder) / f"{_key(items, config, speed)}.npy"
@@ -116,4 +120,16 @@ def _frames(task: tuple[Cut, FeatureConfig, float]) -> np.ndarray:
         cut = cut.resample(config.sample_rate_hz)
     if speed != 1.0:
         cut = cut.perturb_speed(speed)
-    return log_mel(cut.load_audio()[0], config).astype(np.float16)
+    try:
+        samples = cut.load_audio()[0]
+    except Exception as error:  # lhotse's readers raise what they like
+        raise InputError(_unreadable(cut, error)) from None
+    return log_mel(samples, config).astype(np.float16)
+
+
+def _unreadable(cut: Cut, error: Exception) -> str:
+    sources = cut.recording.sources if cut.has_recording else []
+    for file in (str(source.source) for source in sources if source.type == "file"):
+        if not Path(file).exists():
+            return f"{cut.id}: {file} is not there; if the audio has moved, prepare the manifest again"
+    return f"{cut.id}: audio cannot be read ({' '.join(str(error).split())[:200]})"

@@ -12,6 +12,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from asr_compress.corpora import cache as cache_module
 from asr_compress.corpora.batches import Batches
 from asr_compress.corpora.cache import cache_features, statistics
+from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.features import FeatureConfig, log_mel
 
 CONFIG = FeatureConfig(bins=40)
@@ -53,6 +54,21 @@ def test_a_second_opening_computes_nothing(noise_cuts: CutSet, tmp_path: Path, m
     np.testing.assert_array_equal(first.frames, second.frames)
     with pytest.raises(TypeError):
         cache_features(noise_cuts, FeatureConfig(bins=20), tmp_path, jobs=1)
+
+
+def test_audio_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gone.wav"
+    soundfile.write(path, np.zeros(8000, np.float32), 16000)
+    recording = Recording.from_file(path, recording_id="gone")
+    supervision = SupervisionSegment("gone", "gone", 0.0, recording.duration, text="A", speaker="s")
+    cuts = CutSet.from_cuts([MonoCut("gone", 0.0, recording.duration, 0, [supervision], recording=recording)])
+    path.write_bytes(b"not audio")
+    with pytest.raises(InputError, match=r"^gone: audio cannot be read \(.+\)$"):
+        cache_features(cuts, CONFIG, tmp_path / "cache", jobs=1)
+    path.unlink()
+    with pytest.raises(InputError, match=r"^gone: .*gone\.wav is not there; .* prepare the manifest again$"):
+        cache_features(cuts, CONFIG, tmp_path / "cache", jobs=1)
+    assert not list((tmp_path / "cache").glob("*"))
 
 
 def test_statistics_are_those_of_all_frames(noise_cuts: CutSet, tmp_path: Path) -> None:
