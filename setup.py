@@ -5,6 +5,8 @@ The extension is optional: where it cannot be compiled the package still install
 
 import os
 import platform
+import subprocess
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -24,9 +26,14 @@ FLAGS = [
 # GCC warns about its own AVX-512 headers.
 KERNEL_FLAGS = ["-fno-trapping-math", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-pragmas"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
+AMX = ["-mamx-tile", "-mamx-int8"]  # GCC 11 and newer, Clang 12; the file is empty without
 # Only these files may use more than the baseline; dispatch.cpp asks the machine before it calls into them.
 FILE_FLAGS = {
-    "x86_64": {"kernels_avx512.cpp": AVX512, "kernels_avx2.cpp": ["-mavx2", "-mfma"]},
+    "x86_64": {
+        "kernels_amx.cpp": AVX512 + AMX,
+        "kernels_avx512.cpp": AVX512,
+        "kernels_avx2.cpp": ["-mavx2", "-mfma"],
+    },
     "aarch64": {"kernels_neon.cpp": ["-march=armv8.2-a+dotprod"]},
 }
 MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
@@ -39,10 +46,12 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         compile_one = self.compiler._compile
+        unknown = [] if self._compiles_with(AMX) else AMX
 
         def compile_with_flags(obj, source, extension, options, extra, definitions):
             name = Path(source).name
-            extra = list(extra) + FILE_FLAGS.get(MACHINE, {}).get(name, [])
+            flags = FILE_FLAGS.get(MACHINE, {}).get(name, [])
+            extra = [*extra, *(flag for flag in flags if flag not in unknown)]
             if name.startswith("kernels_"):
                 extra += KERNEL_FLAGS
                 # Guarding each vector on the stack of the unrolled kernels takes the compiler minutes.
@@ -52,6 +61,16 @@ class BuildKernels(build_ext):
         if hasattr(self.compiler, "_compile"):
             self.compiler._compile = compile_with_flags
         super().build_extension(ext)
+
+    def _compiles_with(self, flags: list[str]) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "empty.cpp"
+            source.write_text("\n")
+            command = [*getattr(self.compiler, "compiler_so", []), *flags, "-c", str(source), "-o", f"{source}.o"]
+            try:
+                return subprocess.run(command, capture_output=True, check=False).returncode == 0
+            except OSError:
+                return False
 
 
 sanitize_flags = [f"-fsanitize={SANITIZE}", "-g", "-O1", "-fno-omit-frame-pointer"] if SANITIZE else []

@@ -323,8 +323,9 @@ def report(
         "",
         f"`{command}`",
         "",
-        f"{record['cpu']}, {record['cores']} cores, {', '.join(record['instruction_sets'])}; load {record['load']} "
-        f"when it ended; {packages}; commit {record['commit']}, {record['date']}.",
+        f"{record['cpu']}, {record['cores']} cores, {', '.join(record['instruction_sets'])}; this engine with "
+        f"{record['kernels']}; load {record['load']} when it ended; {packages}; "
+        f"commit {record['commit']}, {record['date']}.",
         "",
         *(["## Ratio to the best peer", "", summary(results)] if results else []),
         "## One core's roofline",

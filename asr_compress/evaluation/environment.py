@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from asr_compress.runtime.engine import native_instructions
+
 # The instruction sets that decide the speed of a recurrent product, as Linux names them on x86 and Arm.
 _TELLING_FLAGS = (
     "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
@@ -26,12 +28,13 @@ def environment(uses_gpu: bool = False) -> dict[str, Any]:
     """The environment record, plain JSON values; two runs on one machine differ in `date` and `load` only.
 
     `load` is the number of processes that were running or waiting when the run began; a machine that does other work
-    gives other times.
+    gives other times. `kernels` is the instruction set of the native engine; None where that was not built.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": cpu_model(),
         "instruction_sets": instruction_sets(),
+        "kernels": native_instructions(),
         "cores": os.cpu_count(),
         "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _memory_bytes(),

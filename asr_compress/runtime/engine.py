@@ -21,7 +21,7 @@ BACKEND_VARIABLE = "ASR_COMPRESS_BACKEND"
 
 
 def native_instructions() -> str | None:
-    """The instruction set of the compiled kernels in use: "avx512", "avx2", "neon", "portable"; None without them."""
+    """The instruction set of the compiled kernels in use: "amx", "avx512", "avx2", "neon", "portable"; None without."""
     return instruction_set()
 
 

@@ -6,6 +6,11 @@
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace asr {
 namespace {
@@ -15,6 +20,20 @@ bool has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
+// A process must ask the system for the tiles' registers, which are too large for everyone to have them saved.
+bool has_amx() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr unsigned tiles = 1u << 24, int8 = 1u << 25;  // CPUID 7, EDX
+    constexpr long request_permission = 0x1023, tile_data = 18;
+    unsigned a, b, c, d;
+    static const bool allowed = has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & tiles) && (d & int8) &&
+                                syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+    return allowed;
 #else
     return false;
 #endif
@@ -46,6 +65,7 @@ const Kernels* select_kernels(const char* name) {
         bool runs;
         const Kernels* kernels;
     } choices[] = {
+        {"amx", has_amx(), amx_kernels()},
         {"avx512", has_avx512(), avx512_kernels()},
         {"avx2", has_avx2(), avx2_kernels()},
         {"neon", has_neon_dot(), neon_kernels()},

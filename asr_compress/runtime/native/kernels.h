@@ -114,7 +114,8 @@ struct Kernels {
     const char* name;
     // int8 kernels take activation codes XOR this: 0x80 turns int8 into uint8 with zero point 128, which vpdpbusd wants.
     uint8_t code_offset;
-    // What dense_int8 wants for every row of activations: strides of `packed`, and numbers of `sums`.
+    // For every row of activations: strides of `packed` that dense_int8 and group_int4 want, numbers of `sums` that
+    // dense_int8 wants.
     int packed_strides, sums;
 
     // Quantize one row as arithmetic.quantize_rows (fixed_scale == 0) or quantize_static; pads with zeros to `padded`.
@@ -150,12 +151,13 @@ struct Kernels {
 };
 
 // Null where this build or this machine has not the instructions.
+const Kernels* amx_kernels();
 const Kernels* avx512_kernels();
 const Kernels* avx2_kernels();
 const Kernels* neon_kernels();
 const Kernels* portable_kernels();
 
-// The fastest this machine has, or the one that is named ("avx512", "avx2", "neon", "portable").
+// The fastest this machine has, or the one that is named ("amx", "avx512", "avx2", "neon", "portable").
 // Null where the name is unknown or the machine has not the instructions.
 const Kernels* select_kernels(const char* name);
 

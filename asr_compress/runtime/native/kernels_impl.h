@@ -411,7 +411,7 @@ struct DenseInt8Tile {
 
     template <int ROWS, int STRIPS, bool AHEAD>
     void down(int panel, int strip, int first, const int8_t* ahead) const {
-        constexpr int chains = 4 * ROWS * STRIPS <= kSums ? 2 : 1;  // too few sums do not hide the latency
+        constexpr int chains = 2 * ROWS * STRIPS <= kSums ? 2 : 1;  // too few sums do not hide the latency
         const int8_t* tile = w.tiles + (static_cast<size_t>(panel) * w.quads * kStrips + strip) * kTileBytes;
         const int8_t* quad = PACKED ? packed_tile(x, first, ROWS, w.quads) : x.codes + first * x.stride;
         const size_t across = PACKED ? kQuad : x.stride, onward = PACKED ? ROWS * kQuad : kQuad;

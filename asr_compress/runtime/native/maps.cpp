@@ -182,7 +182,7 @@ std::unique_ptr<Map> pack_int8(const Kernels& kernels, WeightMemory& memory, int
         packed, input_scale, IntegerMap::Needs{kernels.code_offset, kernels.packed_strides, kernels.sums});
 }
 
-std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory& memory, int rows, int cols, int group,
+std::unique_ptr<Map> pack_int4(const Kernels& kernels, WeightMemory& memory, int rows, int cols, int group,
                                Array<uint8_t> codes, Array<uint8_t> multipliers, Array<float> scales,
                                float input_scale) {
     expect_shape(rows, cols);
@@ -217,7 +217,7 @@ std::unique_ptr<Map> pack_int4(const Kernels&, WeightMemory& memory, int rows, i
     float* padded = panel_scales(memory, scales, rows, panels);
     GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, tiles, factors, padded};
     return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(packed, input_scale,
-                                                                        IntegerMap::Needs{0, 1, groups});
+                                                                        IntegerMap::Needs{0, kernels.packed_strides, groups});
 }
 
 namespace {
