@@ -6,8 +6,9 @@
     python -m benchmarks.engine --checks-only
     asr-compress benchmark --suite engine --seeds 1 --seeds 2
 
-Every engine takes one turn a round, in an order that rotates, with its threads pinned; the table has the median and,
-for this engine's formats, the ratio to the best peer. Peers far behind the best take one turn. A peer that cannot
+Every engine takes one turn a round, in an order that rotates, with its threads pinned, for --rounds rounds and at least
+two seconds. The table has the median and the ratio to the best peer: the median of the rounds' ratios, with the least
+and the largest for this engine's formats. Peers far behind the best take one turn. A peer that cannot
 run here is n/a, with the reason. Pruned variants are other models than the peers run: their ratios say what pruning
 buys in speed, at whatever accuracy it costs. Without peers, in the same run: one core's roofline, time by number of
 frames, two threads against one, and the shares of features, engine and decoding in a recognizer.
@@ -45,6 +46,8 @@ FRAMES_PER_S = 100
 OWN = "asr_compress"
 Run = Callable[[np.ndarray], np.ndarray]
 _WARM_UP_ROUNDS = 1
+_LEAST_S = 2.0  # small shapes take more rounds, or a moment's disturbance would decide
+_MOST_ROUNDS = 50
 _FAR_BEHIND = 2.5  # peers so many times slower than the fastest one are timed once
 _COMPARED_FRAMES = 100  # outputs are compared on so many
 # Relative difference to the float32 outputs, over all of them. Random weights are harder to quantize than trained ones.
@@ -116,10 +119,12 @@ def _interleave(engines: dict[str, Run], x: np.ndarray, start: np.ndarray, round
     best = min((seconds for name, seconds in short.items() if not name.startswith(OWN)), default=float("inf"))
     close = [name for name in engines if short[name] <= _FAR_BEHIND * best]
     times: dict[str, list[float]] = {name: [] for name in engines}
-    for turn in range(_WARM_UP_ROUNDS + rounds):
+    turn, start_s = 0, time.perf_counter()
+    while turn < _WARM_UP_ROUNDS + rounds or (turn < _MOST_ROUNDS and time.perf_counter() - start_s < _LEAST_S):
         names = list(engines) if turn == _WARM_UP_ROUNDS else close
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             times[name].append(_seconds(engines[name], x))
+        turn += 1
     return {name: taken[_WARM_UP_ROUNDS:] if name in close else taken for name, taken in times.items()}
 
 
@@ -173,7 +178,7 @@ def _difference(y: np.ndarray, reference: np.ndarray) -> float:
 def table(case: Case, timings: Sequence[Timing]) -> str:
     """Markdown."""
     audio_s = case.batch * case.frames / FRAMES_PER_S
-    best = min((t.median_s for t in timings if t.times_s and not t.own), default=float("nan"))
+    best = best_peer(timings)
     lines = [
         f"### {case.title}",
         "",
@@ -185,35 +190,49 @@ def table(case: Case, timings: Sequence[Timing]) -> str:
             lines.append(f"| {t.name} | n/a: {t.reason} | | | | | |")
             continue
         median, low, high = (1000 * s for s in (t.median_s, min(t.times_s), max(t.times_s)))
-        ratio = f"**{best / t.median_s:.2f} x**" if t.own else f"{best / t.median_s:.2f} x"
+        ratio = "" if best is None else _spread(ratios(best, t)) if t.own else f"{np.median(ratios(best, t)):.2f} x"
         factor = t.median_s / audio_s
         lines.append(f"| {t.name} | {median:.1f} | {low:.1f} | {high:.1f} | {factor:.5f} | {ratio} | {t.error:.2%} |")
     return "\n".join(lines) + "\n"
 
 
+def best_peer(timings: Sequence[Timing]) -> Timing | None:
+    """The fastest engine that is not ours; None where no peer could run."""
+    return min((t for t in timings if t.times_s and not t.own), key=lambda t: t.median_s, default=None)
+
+
+def ratios(peer: Timing, own: Timing) -> np.ndarray:
+    """How many times as fast as the peer, round by round; one number where either was timed once."""
+    if len(peer.times_s) != len(own.times_s):
+        return np.array([peer.median_s / own.median_s])
+    return np.array(peer.times_s) / np.array(own.times_s)
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"**{np.median(values):.2f} x** ({values.min():.2f}-{values.max():.2f})"
+
+
 def summary(results: Results) -> str:
-    """Ratios of this engine's formats to the best peer: each fixed shape, and the median over the drawn ones."""
+    """Ratios of this engine's formats to the best peer: each fixed shape's, and the median of the drawn ones'.
+
+    In parentheses the least and the largest: of the rounds of a fixed shape, of the shapes that were drawn.
+    """
     shapes = list(dict.fromkeys(case.shape for case, _ in results if not case.drawn))
     lines = ["| batch | threads | format | " + "".join(f"{s.name} | " for s in shapes) + "drawn shapes, median |"]
     lines.append("|" + "---|" * (len(shapes) + 4))
     for batch, threads in sorted({(case.batch, case.threads) for case, _ in results}):
         here = [(c, t) for c, t in results if (c.batch, c.threads) == (batch, threads)]
         for variant in VARIANTS:
-            name = f"{OWN} {variant.name}"
-            cells = [_ratios([t for c, t in here if c.shape == shape and not c.drawn], name) for shape in shapes]
-            cells.append(_ratios([t for c, t in here if c.drawn], name))
+            found: dict[Shape | None, list[np.ndarray]] = {}
+            for case, timings in here:
+                best = best_peer(timings)
+                own = next((t for t in timings if t.times_s and t.name == f"{OWN} {variant.name}"), None)
+                if best and own:
+                    found.setdefault(None if case.drawn else case.shape, []).append(ratios(best, own))
+            cells = [_spread(np.concatenate(found[shape])) if shape in found else "n/a" for shape in shapes]
+            cells.append(_spread(np.array([np.median(r) for r in found[None]])) if None in found else "n/a")
             lines.append(f"| {batch} | {threads} | {variant.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _ratios(tables: Sequence[list[Timing]], name: str) -> str:
-    ratios = []
-    for timings in tables:
-        peers = [t.median_s for t in timings if t.times_s and not t.own]
-        own = [t.median_s for t in timings if t.times_s and t.name == name]
-        if peers and own:
-            ratios.append(min(peers) / own[0])
-    return f"{np.median(ratios):.2f} x" if ratios else "n/a"
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
