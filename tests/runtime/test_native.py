@@ -109,18 +109,18 @@ def test_products_are_the_reference_bit_for_bit(name, rows, cols, count, seed):
 @pytest.mark.parametrize("count", [1, 2, 11, 12, 13, 24, 27, 36, 64])
 def test_products_of_maps_beyond_the_second_level_cache(isa, count):
     make = Maker(count, Int8.encode)
-    network = (make.linear(379, 1450),)  # more than kNearBytes of kernels_impl.h
+    network = (make.linear(379, 1450),)  # more than kNearBytes of kernels_dense_int8.h
     x = make.frames(count, 379)
     assert np.array_equal(native(network).run(x), Engine(network, "reference").run(x))
 
 
 @pytest.mark.parametrize("name", ["int8", "int4"])
 @given(
-    rows=st.integers(33, 200), cols=st.integers(60, 330), lengths=st.lists(st.integers(3, 5), min_size=5, max_size=16)
+    rows=st.integers(33, 200), cols=st.integers(60, 330), lengths=st.lists(st.integers(3, 5), min_size=8, max_size=16)
 )
 @settings(max_examples=8, deadline=None)
 def test_recurrences_of_many_rows_at_once(name, rows, cols, lengths):
-    """Five rows of activations and more, in a recurrence and in its input product; sixteen of them are a tile."""
+    """Eight rows of activations and more, in a recurrence and in its input product; sixteen of them are a tile."""
     make = Maker(rows, INTEGER[name])
     network = (make.lstm(cols, rows),)
     batch = [make.frames(length, cols) for length in sorted(lengths, reverse=True)]
@@ -130,10 +130,10 @@ def test_recurrences_of_many_rows_at_once(name, rows, cols, lengths):
 
 
 @pytest.mark.parametrize(("name", "cols"), [("int8", 1030), ("int4", 1030), ("int4", 4130)])
-@pytest.mark.parametrize("count", [5, 12, 16, 17, 33, 64])
+@pytest.mark.parametrize("count", [8, 12, 16, 17, 33, 64])
 def test_large_products_of_many_rows(isa, name, cols, count):
     make = Maker(count, INTEGER[name])
-    network = (make.linear(cols, 1090 if cols < 4096 else 40),)  # more than kNearBytes of kernels_amx.cpp
+    network = (make.linear(cols, 1090 if cols < 4096 else 40),)  # more than kNearBytes of amx_dense_int8.h
     x = make.frames(count, cols)
     assert np.array_equal(native(network).run(x), Engine(network, "reference").run(x))
 

@@ -14,7 +14,7 @@ constexpr int kTileRowBytes = 64;
 constexpr int kTileQuads = kTileRowBytes / kQuad;
 constexpr size_t kNextQuad = kStrips * kTileBytes;  // from a strip's quad to its next one
 
-// Tiles 0 to 3 hold sums, 4 and 5 activations, `height` rows of them, 6 and 7 weights.
+// The processor's tiles: 0 to 3 hold sums, 4 and 5 activations, `height` rows of them, 6 and 7 weights.
 class TileShapes {
 public:
     TileShapes(int height, int quads) {

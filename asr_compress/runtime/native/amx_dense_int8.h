@@ -1,0 +1,135 @@
+// Dense int8 by tiles, part of kernels_amx.cpp.
+#pragma once
+
+#include "amx_tiles.h"
+
+namespace {
+
+constexpr ptrdiff_t kNearBytes = 1024 * 1024;  // weights up to here stay in the second-level cache
+constexpr int kFewestRows = 8;  // of activations: fewer are as fast or faster in the registers of AVX-512
+
+class DenseInt8Tiles {
+public:
+    DenseInt8Tiles(const DenseInt8& w, const Codes& x, const Output& out, const TiledRows& rows)
+        : w_(w), x_(x), out_(out), rows_(rows) {}
+
+    void run() {
+        const ptrdiff_t panel_bytes = static_cast<ptrdiff_t>(w_.quads) * kNextQuad;
+        const int turns = rows_.tiles;  // that a panel's depths take
+        const bool far = turns > 1 && panel_bytes * w_.panels > kNearBytes;
+        lines_ = (kTileQuads * kStrips + turns - 1) / turns;
+        for (int i = 0; i < w_.panels; i++) {
+            const int panel = out_.backwards ? w_.panels - 1 - i : i;
+            const int next = out_.backwards ? panel - 1 : panel + 1;
+            ahead_ = far && next >= 0 && next < w_.panels ? w_.tiles + next * panel_bytes : nullptr;
+            int tile = 0;
+            for (; tile + 2 <= rows_.tiles; tile += 2) two_by_two(panel, tile);
+            if (tile < rows_.tiles) one_by_four(panel, tile);
+        }
+    }
+
+private:
+    // Tiles have names, not numbers, so their instructions are written out.
+    void one_by_four(int panel, int tile) {
+        alignas(64) int32_t sums[kTileRows * kPanelRows];
+        const int row = panel * kPanelRows;
+        const int8_t* weights = w_.tiles + static_cast<size_t>(panel) * w_.quads * kNextQuad;
+        const int8_t* codes = x_.packed + tile * rows_.tile_bytes();
+        const int32_t* start = w_.correction + row;
+        _tile_loadd(0, start, 0);  // stride 0: the same in all rows
+        _tile_loadd(1, start + kLanes, 0);
+        _tile_loadd(2, start + 2 * kLanes, 0);
+        _tile_loadd(3, start + 3 * kLanes, 0);
+        for (int d = 0; d < rows_.depths; d++) {
+            fetch_ahead();
+            _tile_loadd(4, codes, kTileRowBytes);
+            _tile_loadd(6, weights, kNextQuad);
+            _tile_dpbusd(0, 4, 6);
+            _tile_loadd(7, weights + kTileBytes, kNextQuad);
+            _tile_dpbusd(1, 4, 7);
+            _tile_loadd(6, weights + 2 * kTileBytes, kNextQuad);
+            _tile_dpbusd(2, 4, 6);
+            _tile_loadd(7, weights + 3 * kTileBytes, kNextQuad);
+            _tile_dpbusd(3, 4, 7);
+            codes += rows_.step_bytes();
+            weights += kTileQuads * kNextQuad;
+        }
+        constexpr size_t stride = kPanelRows * sizeof(int32_t);
+        _tile_stored(0, sums, stride);
+        _tile_stored(1, sums + kLanes, stride);
+        _tile_stored(2, sums + 2 * kLanes, stride);
+        _tile_stored(3, sums + 3 * kLanes, stride);
+        write<kStrips>(sums, tile, row);
+    }
+
+    void two_by_two(int panel, int tile) {
+        alignas(64) int32_t sums[2][kTileRows * 2 * kLanes];
+        for (int strip = 0; strip < kStrips && panel * kPanelRows + strip * kLanes < w_.rows; strip += 2) {
+            const int row = panel * kPanelRows + strip * kLanes;
+            const int8_t* weights = w_.tiles + static_cast<size_t>(panel) * w_.quads * kNextQuad + strip * kTileBytes;
+            const int8_t* codes = x_.packed + tile * rows_.tile_bytes();
+            const int32_t* start = w_.correction + row;
+            _tile_loadd(0, start, 0);
+            _tile_loadd(1, start + kLanes, 0);
+            _tile_loadd(2, start, 0);
+            _tile_loadd(3, start + kLanes, 0);
+            for (int d = 0; d < rows_.depths; d++) {
+                fetch_ahead();
+                // Loads first: where another thread shares the core, they do not overlap with products anyway.
+                _tile_loadd(4, codes, kTileRowBytes);
+                _tile_loadd(6, weights, kNextQuad);
+                _tile_loadd(5, codes + rows_.tile_bytes(), kTileRowBytes);
+                _tile_loadd(7, weights + kTileBytes, kNextQuad);
+                _tile_dpbusd(0, 4, 6);
+                _tile_dpbusd(2, 5, 6);
+                _tile_dpbusd(1, 4, 7);
+                _tile_dpbusd(3, 5, 7);
+                codes += rows_.step_bytes();
+                weights += kTileQuads * kNextQuad;
+            }
+            constexpr size_t stride = 2 * kLanes * sizeof(int32_t);
+            _tile_stored(0, sums[0], stride);
+            _tile_stored(1, sums[0] + kLanes, stride);
+            _tile_stored(2, sums[1], stride);
+            _tile_stored(3, sums[1] + kLanes, stride);
+            write<2>(sums[0], tile, row);
+            write<2>(sums[1], tile + 1, row);
+        }
+    }
+
+    // The next panel comes into the second-level cache while this one is met.
+    void fetch_ahead() {
+        if (!ahead_) return;
+        for (int i = 0; i < lines_; i++) __builtin_prefetch(ahead_ + i * kTileBytes, 0, 2);
+        ahead_ += lines_ * kTileBytes;
+    }
+
+    template <int STRIPS>
+    void write(const int32_t* sums, int tile, int row) const {
+        const int first = rows_.first(tile), end = first + rows_.rows_of(tile);
+        for (int n = first; n < end; n++, sums += STRIPS * kLanes) {
+            __m512i sum[STRIPS];
+#pragma GCC unroll 4
+            for (int s = 0; s < STRIPS; s++) sum[s] = _mm512_load_si512(sums + s * kLanes);
+            write_row(sum, x_.scales[n], w_.scales, out_, n, row, w_.rows);
+        }
+    }
+
+    const DenseInt8& w_;
+    const Codes& x_;
+    const Output& out_;
+    const TiledRows& rows_;
+    const int8_t* ahead_ = nullptr;
+    int lines_ = 0;
+};
+
+void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
+    if (x.count < kFewestRows || w.quads < kTileQuads || w.rows <= kNarrow)
+        return avx512_kernels()->dense_int8(w, x, out);
+    const TiledRows rows(x.count, w.quads * kQuad, kTileRowBytes);
+    rows.pack(x, w.quads * kQuad);
+    const TileShapes shapes(rows.height, kTileQuads);
+    DenseInt8Tiles(w, x, out, rows).run();
+}
+
+}  // namespace
