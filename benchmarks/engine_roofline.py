@@ -19,6 +19,19 @@ _INPUT_ROWS = 48  # rows that the engine gives an input product
 
 
 @dataclass(frozen=True)
+class Fraction:
+    """How much of what the machine can do, by rounds: another's work beside ours slows the one and not the other."""
+
+    median: float
+    low: float  # a tenth of the rounds lies below
+    high: float  # and a tenth above
+
+    @classmethod
+    def of(cls, rounds: np.ndarray) -> Fraction:
+        return cls(*(float(value) for value in np.quantile(rounds, (0.5, 0.1, 0.9))))
+
+
+@dataclass(frozen=True)
 class Roofline:
     """Of one layer size, one core.
 
@@ -34,14 +47,8 @@ class Roofline:
     recurrent_bytes_per_s: float
     peak_macs_per_s: float
     input_macs_per_s: float
-
-    @property
-    def recurrent_fraction(self) -> float:
-        return self.recurrent_bytes_per_s / self.read_bytes_per_s
-
-    @property
-    def input_fraction(self) -> float:
-        return self.input_macs_per_s / self.peak_macs_per_s
+    recurrent_fraction: Fraction
+    input_fraction: Fraction
 
 
 def roofline(hidden: int) -> Roofline:
@@ -64,8 +71,10 @@ def roofline(hidden: int) -> Roofline:
             begin = time.perf_counter()
             run(repeats[name])
             times[name].append(time.perf_counter() - begin)
-    rates = {name: amount * repeats[name] / float(np.median(times[name])) for name, (_, amount) in work.items()}
-    return Roofline(hidden, rates["read"], rates["recurrent"], rates["peak"], rates["input"])
+    rates = {name: amount * repeats[name] / np.array(times[name]) for name, (_, amount) in work.items()}
+    read, recurrent, peak, product = (float(np.median(rates[name])) for name in ("read", "recurrent", "peak", "input"))
+    of_read, of_peak = Fraction.of(rates["recurrent"] / rates["read"]), Fraction.of(rates["input"] / rates["peak"])
+    return Roofline(hidden, read, recurrent, peak, product, of_read, of_peak)
 
 
 def _repeats(run: Callable[[int], object]) -> int:
