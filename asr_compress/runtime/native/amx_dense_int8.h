@@ -26,12 +26,12 @@ public:
             for (; tile + 2 <= rows_.tiles; tile += 2) two_by_two(panel, tile);
             if (tile < rows_.tiles) one_by_four(panel, tile);
         }
+        write(rows_.count);
     }
 
 private:
     // Tiles have names, not numbers, so their instructions are written out.
     void one_by_four(int panel, int tile) {
-        alignas(64) int32_t sums[kTileRows * kPanelRows];
         const int row = panel * kPanelRows;
         const int8_t* weights = w_.tiles + static_cast<size_t>(panel) * w_.quads * kNextQuad;
         const int8_t* codes = x_.packed + tile * rows_.tile_bytes();
@@ -42,6 +42,7 @@ private:
         _tile_loadd(3, start + 3 * kLanes, 0);
         for (int d = 0; d < rows_.depths; d++) {
             fetch_ahead();
+            write(share_);
             _tile_loadd(4, codes, kTileRowBytes);
             _tile_loadd(6, weights, kNextQuad);
             _tile_dpbusd(0, 4, 6);
@@ -54,16 +55,16 @@ private:
             codes += rows_.step_bytes();
             weights += kTileQuads * kNextQuad;
         }
+        write(rows_.count);
         constexpr size_t stride = kPanelRows * sizeof(int32_t);
-        _tile_stored(0, sums, stride);
-        _tile_stored(1, sums + kLanes, stride);
-        _tile_stored(2, sums + 2 * kLanes, stride);
-        _tile_stored(3, sums + 3 * kLanes, stride);
-        write<kStrips>(sums, tile, row);
+        _tile_stored(0, sums_, stride);
+        _tile_stored(1, sums_ + kLanes, stride);
+        _tile_stored(2, sums_ + 2 * kLanes, stride);
+        _tile_stored(3, sums_ + 3 * kLanes, stride);
+        to_write(tile, 1, kStrips, row);
     }
 
     void two_by_two(int panel, int tile) {
-        alignas(64) int32_t sums[2][kTileRows * 2 * kLanes];
         for (int strip = 0; strip < kStrips && panel * kPanelRows + strip * kLanes < w_.rows; strip += 2) {
             const int row = panel * kPanelRows + strip * kLanes;
             const int8_t* weights = w_.tiles + static_cast<size_t>(panel) * w_.quads * kNextQuad + strip * kTileBytes;
@@ -75,6 +76,7 @@ private:
             _tile_loadd(3, start + kLanes, 0);
             for (int d = 0; d < rows_.depths; d++) {
                 fetch_ahead();
+                write(share_);
                 // Loads first: where another thread shares the core, they do not overlap with products anyway.
                 _tile_loadd(4, codes, kTileRowBytes);
                 _tile_loadd(6, weights, kNextQuad);
@@ -87,13 +89,14 @@ private:
                 codes += rows_.step_bytes();
                 weights += kTileQuads * kNextQuad;
             }
+            write(rows_.count);
             constexpr size_t stride = 2 * kLanes * sizeof(int32_t);
-            _tile_stored(0, sums[0], stride);
-            _tile_stored(1, sums[0] + kLanes, stride);
-            _tile_stored(2, sums[1], stride);
-            _tile_stored(3, sums[1] + kLanes, stride);
-            write<2>(sums[0], tile, row);
-            write<2>(sums[1], tile + 1, row);
+            int32_t* const second = sums_ + rows_.height * 2 * kLanes;
+            _tile_stored(0, sums_, stride);
+            _tile_stored(1, sums_ + kLanes, stride);
+            _tile_stored(2, second, stride);
+            _tile_stored(3, second + kLanes, stride);
+            to_write(tile, 2, 2, row);
         }
     }
 
@@ -104,14 +107,24 @@ private:
         ahead_ += lines_ * kTileBytes;
     }
 
+    // Sums are written while the next ones are under way, a share of them at each step down the columns.
+    void to_write(int tile, int tiles, int strips, int row) {
+        next_ = rows_.first(tile);
+        end_ = next_ + rows_.height * tiles < rows_.count ? next_ + rows_.height * tiles : rows_.count;
+        share_ = (end_ - next_ + rows_.depths - 1) / rows_.depths;
+        strips_ = strips;
+        row_ = row;
+        from_ = sums_;
+    }
+    void write(int most) { strips_ == 2 ? write_strips<2>(most) : write_strips<kStrips>(most); }
+
     template <int STRIPS>
-    void write(const int32_t* sums, int tile, int row) const {
-        const int first = rows_.first(tile), end = first + rows_.rows_of(tile);
-        for (int n = first; n < end; n++, sums += STRIPS * kLanes) {
+    void write_strips(int most) {
+        for (; next_ < end_ && most > 0; next_++, most--, from_ += STRIPS * kLanes) {
             __m512i sum[STRIPS];
 #pragma GCC unroll 4
-            for (int s = 0; s < STRIPS; s++) sum[s] = _mm512_load_si512(sums + s * kLanes);
-            write_row(sum, x_.scales[n], w_.scales, out_, n, row, w_.rows);
+            for (int s = 0; s < STRIPS; s++) sum[s] = _mm512_load_si512(from_ + s * kLanes);
+            write_row(sum, x_.scales[next_], w_.scales, out_, next_, row_, w_.rows);
         }
     }
 
@@ -121,6 +134,10 @@ private:
     const TiledRows& rows_;
     const int8_t* ahead_ = nullptr;
     int lines_ = 0;
+    // What is to be written: rows of activations from next_ to end_, some strips of the weights from row_ on.
+    int next_ = 0, end_ = 0, share_ = 0, strips_ = 2, row_ = 0;
+    const int32_t* from_ = nullptr;
+    alignas(64) int32_t sums_[kTileRows * kPanelRows];
 };
 
 void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
