@@ -24,7 +24,7 @@ def extension() -> Any:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """What this machine and build can run, best first: of amx, avx512, avx2, neon, portable. Empty without it."""
+    """What this machine and build can run, best first: of amx, avx512, avx2, neon, portable. Empty if not built."""
     return () if _native is None else tuple(_native.available())
 
 

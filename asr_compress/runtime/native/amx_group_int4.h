@@ -9,7 +9,7 @@ namespace {
 constexpr int kGroupOctets = 4, kGroupQuads = 2 * kGroupOctets, kGroupBytes = kGroupQuads * kTileBytes;
 constexpr int kMostGroups = 128;
 constexpr int kFewestRowsInt4 = 12;  // of activations, at least
-constexpr int kSlots = 8, kLate = 3;  // sums are read long after they were stored: sooner, the reads would wait
+constexpr int kSlots = 8;  // sums of groups that wait: read soon after they were stored, they would stall
 
 class GroupInt4Tiles {
 public:
@@ -23,8 +23,8 @@ public:
                 const int row = panel * kPanelRows + strip * kLanes;
                 if (row >= w_.rows) break;
                 take_apart(w_.tiles + (static_cast<size_t>(panel) * w_.octets * kStrips + strip) * kTileBytes);
-                for (int tile = 0; tile < rows_.tiles; tile++)
-                    multiply(tile, row, w_.multipliers + (static_cast<size_t>(panel) * w_.groups * kStrips + strip) * kLanes);
+                const size_t first = (static_cast<size_t>(panel) * w_.groups * kStrips + strip) * kLanes;
+                for (int tile = 0; tile < rows_.tiles; tile++) multiply(tile, row, w_.multipliers + first);
             }
         }
     }
@@ -68,16 +68,16 @@ private:
         for (; group + 4 <= rows_.depths; group += 4) {
             MULTIPLY(0, 4, 6);
             if (group) STORE(2);
-            if (group > kLate) add(added++ % kSlots);
+            if (group) add(added++ % kSlots);
             MULTIPLY(1, 5, 7);
             if (group) STORE(3);
-            if (group > kLate) add(added++ % kSlots);
+            if (group) add(added++ % kSlots);
             MULTIPLY(2, 4, 6);
             STORE(0);
-            if (group > kLate) add(added++ % kSlots);
+            if (group) add(added++ % kSlots);
             MULTIPLY(3, 5, 7);
             STORE(1);
-            if (group > kLate) add(added++ % kSlots);
+            if (group) add(added++ % kSlots);
         }
         if (group) {
             STORE(2);

@@ -73,7 +73,7 @@ struct DenseF32 {
     const float* tiles;  // [panels][cols][64]
 };
 
-// `count` quantized rows. `packed` is scratch of at least count * stride bytes; for DenseInt8 see Kernels.
+// `count` quantized rows. `packed` is scratch of at least count * stride bytes; for DenseInt8 and GroupInt4 see Kernels.
 struct Codes {
     int count;
     const int8_t* codes;  // [count][stride], stride a multiple of 8 that covers the columns

@@ -45,7 +45,7 @@ const asr::Kernels* asr::amx_kernels() {
     static const Kernels kernels = [] {
         Kernels result = *avx512_kernels();
         result.name = "amx";
-        result.packed_strides = 2;  // TiledRows of at least 64 columns
+        result.packed_strides = 2;  // whole tiles of rows and of a tile's columns or more are less than twice as large
         result.dense_int8 = dense_int8;
         result.group_int4 = group_int4;
         result.probe_int8 = probe_int8;

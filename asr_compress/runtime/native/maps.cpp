@@ -216,8 +216,8 @@ std::unique_ptr<Map> pack_int4(const Kernels& kernels, WeightMemory& memory, int
     }
     float* padded = panel_scales(memory, scales, rows, panels);
     GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, tiles, factors, padded};
-    return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(packed, input_scale,
-                                                                        IntegerMap::Needs{0, kernels.packed_strides, groups});
+    return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(
+        packed, input_scale, IntegerMap::Needs{0, kernels.packed_strides, groups});
 }
 
 namespace {
