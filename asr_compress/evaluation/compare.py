@@ -151,8 +151,9 @@ def _notes(
         e = run.environment
         packages = ", ".join(f"{name} {version}" for name, version in e["packages"].items())
         gpu = f"; {e['gpu']['name']}, CUDA {e['gpu']['cuda']}, cuDNN {e['gpu']['cudnn']}" if e.get("gpu") else ""
+        kernels = f"; native engine with {e['kernels']}" if e.get("kernels") else ""  # older records lack it
         notes.append(
-            f"Measured {e['date']} on {run.machine} ({', '.join(e['instruction_sets'])}){gpu}; {e['system']}; "
+            f"Measured {e['date']} on {run.machine} ({', '.join(e['instruction_sets'])}{kernels}){gpu}; {e['system']}; "
             f"Python {e['python']}; {packages}; commit {e['commit']}; load at the start {e['load']}; "
             f"process {'pinned to as many cores as threads' if run.settings['pin_cores'] else 'not pinned to cores'}."
         )
