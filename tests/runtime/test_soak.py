@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +50,17 @@ def test_engines_and_utterances_leave_nothing_behind():
     for _ in range(300):
         Engine(network, "native", 2).run_batch(batch)
     assert resident_bytes() - before < GROWTH_BYTES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere weights lie in the allocator's memory")
+def test_weights_are_the_systems_again_while_later_ones_stay():
+    """Weights in pages that the allocator hands on run slower, so each engine's come from the system and go back."""
+    network = (Maker(2, Int8.encode).linear(1024, 8192),)
+    Engine((Maker(2, Int8.encode).linear(1024, 12288),), "native")  # from now on an allocator would keep as much
+    before = resident_bytes()
+    engines = [Engine(network, "native") for _ in range(5)]
+    assert resident_bytes() - before > 5 * 8 * 2**20
+    last = engines.pop()
+    engines.clear()
+    assert resident_bytes() - before < 8 * 2**20 + GROWTH_BYTES
+    assert np.isfinite(last.run(Maker(3).frames(2, 1024))).all()
