@@ -36,7 +36,7 @@ from asr_compress.evaluation.timing import ThreadPinning
 from asr_compress.runtime.engine import Engine
 from asr_compress.runtime.files import atomic_write
 from asr_compress.runtime.formats import Float32, Int8
-from benchmarks import engine_checks
+from benchmarks import engine_checks, engine_roofline
 from benchmarks.engine_checks import Length, Shares, Threads
 from benchmarks.engine_peers import PEERS, torch_float32
 from benchmarks.engine_roofline import Roofline, roofline
@@ -349,22 +349,9 @@ def report(
         *(["## Ratio to the best peer", "", summary(results)] if results else []),
         "## One core's roofline",
         "",
-        "In parentheses what a tenth of the rounds fell below, and what a tenth rose above.",
-        "",
-        "| layer | reading its cache GB/s | recurrent product GB/s | of it | int8 peak GOP/s | input product | of it |",
-        "|---|---|---|---|---|---|---|",
+        engine_roofline.markdown(roofs),
     ]
-    for roof in roofs:
-        read, recurrent = roof.read_bytes_per_s / 1e9, roof.recurrent_bytes_per_s / 1e9
-        peak, product = 2 * roof.peak_macs_per_s / 1e9, 2 * roof.input_macs_per_s / 1e9
-        of_read, of_peak = (
-            f"{part.median:.0%} ({part.low:.0%}-{part.high:.0%})"
-            for part in (roof.recurrent_fraction, roof.input_fraction)
-        )
-        lines.append(
-            f"| H {roof.hidden} | {read:.1f} | {recurrent:.1f} | {of_read} | {peak:.0f} | {product:.0f} | {of_peak} |"
-        )
-    lines += ["", engine_checks.markdown(checked), "## Every case", ""] + [
+    lines += [engine_checks.markdown(checked), "## Every case", ""] + [
         table(case, timings) for case, timings in results
     ]
     return "\n".join(lines)

@@ -439,3 +439,12 @@ def test_float_networks_are_close_to_the_reference(isa):
     for network in (*streaming_networks(Float32.encode).values(), *backward_networks(Float32.encode).values()):
         x = Maker(10).frames(25, 6)
         assert np.allclose(native(network).run(x), Engine(network, "reference").run(x), atol=1e-5)
+
+
+def test_probes_count_what_they_did(isa):
+    native_module, weights = extension(), np.ones(64 * 1024 + 5, np.int8)
+    assert native_module.probe_int8(isa, 100_000) >= 90_000
+    for bytes_there in (0, 1, 63, 2047, len(weights)):
+        done = native_module.probe_loaded(isa, weights[:bytes_there], 3)
+        assert done % 3 == 0 and (done > 0) == (isa == "amx" and bytes_there == len(weights))
+        native_module.probe_read(isa, weights[:bytes_there], 2)

@@ -145,9 +145,12 @@ struct Kernels {
     // samples in [-1, 1), enough for `frames` windows; out [frames][bins].
     void (*log_mel)(const MelBank&, const float* samples, size_t frames, float* scratch, float* out);
 
-    // For the roofline: read bytes once and sum them; run that many multiply-accumulates on registers.
+    // For the roofline: read bytes once and sum them; run that many multiply-accumulates on registers. And the fastest
+    // that takes weights from memory once, with activations that are near, and writes nothing; null where registers
+    // alone are no faster.
     int32_t (*probe_read)(const int8_t* bytes, size_t count);
     int32_t (*probe_int8)(size_t dots, size_t* macs);
+    int32_t (*probe_loaded)(const int8_t* weights, size_t count, size_t* macs);
 };
 
 // Null where this build or this machine has not the instructions.

@@ -14,6 +14,35 @@
 
 namespace {
 
+constexpr int kProbeDepths = 16;  // tiles of a row
+
+// Pairs of tiles of weights against pairs of activations, as DenseInt8Tiles does.
+int32_t probe_loaded(const int8_t* weights, size_t count, size_t* macs) {
+    const TileShapes shapes(kTileRows, kTileQuads);
+    constexpr size_t tile = kTileQuads * kTileBytes;
+    alignas(64) static const int8_t activations[2 * kProbeDepths * kTileRows * kTileRowBytes] = {};
+    alignas(64) int32_t sums[kTileRows * kLanes];
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    const size_t pairs = count / (2 * tile);
+    for (size_t i = 0; i < pairs; i++, weights += 2 * tile) {
+        const int8_t* codes = activations + i % kProbeDepths * 2 * kTileRows * kTileRowBytes;
+        _tile_loadd(4, codes, kTileRowBytes);
+        _tile_stream_loadd(6, weights, kTileBytes);
+        _tile_loadd(5, codes + kTileRows * kTileRowBytes, kTileRowBytes);
+        _tile_stream_loadd(7, weights + tile, kTileBytes);
+        _tile_dpbusd(0, 4, 6);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(1, 4, 7);
+        _tile_dpbusd(3, 5, 7);
+    }
+    _tile_stored(0, sums, kTileRowBytes);
+    *macs = pairs * 4 * kTileRows * kTileQuads * kTileBytes;
+    return sums[0];
+}
+
 int32_t probe_int8(size_t dots, size_t* macs) {
     const TileShapes shapes(kTileRows, kTileQuads);
     alignas(64) int32_t sums[kTileRows * kLanes];
@@ -49,6 +78,7 @@ const asr::Kernels* asr::amx_kernels() {
         result.dense_int8 = dense_int8;
         result.group_int4 = group_int4;
         result.probe_int8 = probe_int8;
+        result.probe_loaded = probe_loaded;
         return result;
     }();
     return &kernels;

@@ -11,9 +11,6 @@ int32_t lane_total(I a) {
 }
 
 int32_t probe_read(const int8_t* bytes, size_t count) {
-    size_t skip = (kTileBytes - reinterpret_cast<uintptr_t>(bytes) % kTileBytes) % kTileBytes;  // whole cache lines
-    bytes += skip;
-    count = count > skip ? count - skip : 0;
     I sum[4];
     UNROLL for (int s = 0; s < 4; s++) sum[s] = splat_i(0);
     for (size_t i = 0; i + 4 * kTileBytes <= count; i += 4 * kTileBytes) {

@@ -5,6 +5,7 @@
 // ValueError or TypeError, never reads or writes outside of a buffer.
 #include "bindings.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -405,6 +406,13 @@ PyObject* lstm_cell(PyObject*, PyObject* args) {
     });
 }
 
+// From a whole cache line on, as weights lie.
+Array<int8_t> aligned_bytes(const View& view) {
+    Array<int8_t> bytes = view.as<int8_t>("bytes", 'b');
+    size_t skip = (kAlignment - reinterpret_cast<uintptr_t>(bytes.data) % kAlignment) % kAlignment;
+    return {bytes.data + std::min(skip, bytes.count), bytes.count - std::min(skip, bytes.count)};
+}
+
 PyObject* probe_read(PyObject*, PyObject* args) {
     return guarded(static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
         PyObject *name, *object;
@@ -412,7 +420,7 @@ PyObject* probe_read(PyObject*, PyObject* args) {
         if (!PyArg_ParseTuple(args, "UOi", &name, &object, &repeats)) throw PythonError();
         const Kernels& kernels = kernels_named(name);
         View view(object);
-        Array<int8_t> bytes = view.as<int8_t>("bytes", 'b');
+        Array<int8_t> bytes = aligned_bytes(view);
         uint32_t sum = 0;
         without_gil([&] {
             for (int i = 0; i < repeats; i++) sum += static_cast<uint32_t>(kernels.probe_read(bytes.data, bytes.count));
@@ -436,12 +444,33 @@ PyObject* probe_int8(PyObject*, PyObject* args) {
     });
 }
 
+PyObject* probe_loaded(PyObject*, PyObject* args) {
+    return guarded(static_cast<PyObject*>(nullptr), [&]() -> PyObject* {
+        PyObject *name, *object;
+        int repeats;
+        if (!PyArg_ParseTuple(args, "UOi", &name, &object, &repeats)) throw PythonError();
+        const Kernels& kernels = kernels_named(name);
+        View view(object);
+        Array<int8_t> weights = aligned_bytes(view);
+        size_t macs = 0;
+        without_gil([&] {
+            for (int i = 0; kernels.probe_loaded && i < repeats; i++) {
+                volatile int32_t keep = kernels.probe_loaded(weights.data, weights.count, &macs);
+                (void)keep;
+            }
+        });
+        return PyLong_FromSize_t(product_of(macs, static_cast<size_t>(repeats)));
+    });
+}
+
 PyMethodDef functions[] = {
     {"available", available, METH_NOARGS, "available() -> list[str]: instruction sets to choose from, best first."},
     {"lstm_cell", lstm_cell, METH_VARARGS,
      "lstm_cell(instruction_set, gates, c, h) -> largest magnitude in h: one cell update, in place."},
     {"probe_read", probe_read, METH_VARARGS, "probe_read(instruction_set, bytes, repeats): read bytes and sum them."},
     {"probe_int8", probe_int8, METH_VARARGS, "probe_int8(instruction_set, dots) -> multiply-accumulates done."},
+    {"probe_loaded", probe_loaded, METH_VARARGS,
+     "probe_loaded(instruction_set, weights, repeats) -> multiply-accumulates done; 0: registers are no faster."},
     {nullptr, nullptr, 0, nullptr},
 };
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", "The native engine of asr_compress.", -1, functions,
