@@ -8,6 +8,38 @@ namespace {
 constexpr ptrdiff_t kNearBytes = 1024 * 1024;  // weights up to here stay in the second-level cache
 constexpr int kFewestRows = 8;  // of activations: fewer are as fast or faster in the registers of AVX-512
 
+// Sums on their way out: row by row, some strips of weights wide.
+struct Sums {
+    const int32_t* sums;
+    const float *x_scales, *scales, *extra;
+    float* out;
+    int left;    // rows
+    int strips;  // 2 or kStrips, all of them whole
+
+    // The next rows, `most` of them.
+    inline __attribute__((always_inline)) void write(int most, const Output& to) {
+        strips == 2 ? write_strips<2>(most, to) : write_strips<kStrips>(most, to);
+    }
+    template <int STRIPS>
+    inline __attribute__((always_inline)) void write_strips(int most, const Output& to) {
+        int count = left < most ? left : most;
+        if (count <= 0) return;
+        left -= count;
+        __m512 of_strips[STRIPS];
+#pragma GCC unroll 4
+        for (int s = 0; s < STRIPS; s++) of_strips[s] = _mm512_loadu_ps(scales + s * kLanes);
+        for (; count > 0; count--, sums += STRIPS * kLanes, extra += to.add_stride, out += to.stride) {
+            const __m512 of_row = _mm512_set1_ps(*x_scales++);
+#pragma GCC unroll 4
+            for (int s = 0; s < STRIPS; s++) {
+                const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + s * kLanes)),
+                                                   _mm512_mul_ps(of_row, of_strips[s]));
+                _mm512_storeu_ps(out + s * kLanes, _mm512_add_ps(value, _mm512_loadu_ps(extra + s * kLanes)));
+            }
+        }
+    }
+};
+
 class DenseInt8Tiles {
 public:
     DenseInt8Tiles(const DenseInt8& w, const Codes& x, const Output& out, const TiledRows& rows)
@@ -23,27 +55,75 @@ public:
             const int next = out_.backwards ? panel - 1 : panel + 1;
             ahead_ = far && next >= 0 && next < w_.panels ? w_.tiles + next * panel_bytes : nullptr;
             int tile = 0;
-            for (; tile + 2 <= rows_.tiles; tile += 2) two_by_two(panel, tile);
+            for (; tile + 2 <= rows_.tiles; tile += 2)
+                for (int strip = 0; strip < kStrips && panel * kPanelRows + strip * kLanes < w_.rows; strip += 2)
+                    two_by_two(panel, strip, tile);
             if (tile < rows_.tiles) one_by_four(panel, tile);
         }
-        write(rows_.count);
+        waiting_.write(waiting_.left, out_);
     }
 
 private:
     // Tiles have names, not numbers, so their instructions are written out. Weights pass by the nearest cache, which is
-    // the activations'.
+    // the activations'. Sums of the tiles before are written meanwhile, a share of them at each step down the columns;
+    // all that this needs is held in local variables, which the compiler knows to be nobody else's.
+    void two_by_two(int panel, int strip, int tile) {
+        const int row = panel * kPanelRows + strip * kLanes;
+        const int8_t* weights = w_.tiles + static_cast<size_t>(panel) * w_.quads * kNextQuad + strip * kTileBytes;
+        const int8_t *codes = x_.packed + tile * rows_.tile_bytes(), *ahead = ahead_;
+        const int lines = ahead ? lines_ : 0;
+        const size_t step = rows_.step_bytes(), second = rows_.tile_bytes();
+        const int32_t* start = w_.correction + row;
+        const Output out = out_;
+        Sums before = waiting_;
+        const int share = (before.left + rows_.depths - 1) / rows_.depths;
+        _tile_loadd(0, start, 0);  // stride 0: the same in all rows
+        _tile_loadd(1, start + kLanes, 0);
+        _tile_loadd(2, start, 0);
+        _tile_loadd(3, start + kLanes, 0);
+        for (int d = rows_.depths; d > 0; d--) {
+            // The next panel comes into the second-level cache while this one is met.
+            for (int i = 0; i < lines; i++, ahead += kTileBytes) __builtin_prefetch(ahead, 0, 2);
+            before.write(share, out);
+            // Loads first: where another thread shares the core, they do not overlap with products anyway.
+            _tile_loadd(4, codes, kTileRowBytes);
+            _tile_stream_loadd(6, weights, kNextQuad);
+            _tile_loadd(5, codes + second, kTileRowBytes);
+            _tile_stream_loadd(7, weights + kTileBytes, kNextQuad);
+            _tile_dpbusd(0, 4, 6);
+            _tile_dpbusd(2, 5, 6);
+            _tile_dpbusd(1, 4, 7);
+            _tile_dpbusd(3, 5, 7);
+            codes += step;
+            weights += kTileQuads * kNextQuad;
+        }
+        ahead_ = ahead;
+        constexpr size_t stride = 2 * kLanes * sizeof(int32_t);
+        int32_t* const below = sums_ + rows_.height * 2 * kLanes;
+        _tile_stored(0, sums_, stride);
+        _tile_stored(1, sums_ + kLanes, stride);
+        _tile_stored(2, below, stride);
+        _tile_stored(3, below + kLanes, stride);
+        to_write(tile, 2, row, 2);
+    }
+
     void one_by_four(int panel, int tile) {
         const int row = panel * kPanelRows;
         const int8_t* weights = w_.tiles + static_cast<size_t>(panel) * w_.quads * kNextQuad;
-        const int8_t* codes = x_.packed + tile * rows_.tile_bytes();
+        const int8_t *codes = x_.packed + tile * rows_.tile_bytes(), *ahead = ahead_;
+        const int lines = ahead ? lines_ : 0;
+        const size_t step = rows_.step_bytes();
         const int32_t* start = w_.correction + row;
-        _tile_loadd(0, start, 0);  // stride 0: the same in all rows
+        const Output out = out_;
+        Sums before = waiting_;
+        const int share = (before.left + rows_.depths - 1) / rows_.depths;
+        _tile_loadd(0, start, 0);
         _tile_loadd(1, start + kLanes, 0);
         _tile_loadd(2, start + 2 * kLanes, 0);
         _tile_loadd(3, start + 3 * kLanes, 0);
-        for (int d = 0; d < rows_.depths; d++) {
-            fetch_ahead();
-            write(share_);
+        for (int d = rows_.depths; d > 0; d--) {
+            for (int i = 0; i < lines; i++, ahead += kTileBytes) __builtin_prefetch(ahead, 0, 2);
+            before.write(share, out);
             _tile_loadd(4, codes, kTileRowBytes);
             _tile_stream_loadd(6, weights, kNextQuad);
             _tile_dpbusd(0, 4, 6);
@@ -53,104 +133,34 @@ private:
             _tile_dpbusd(2, 4, 6);
             _tile_stream_loadd(7, weights + 3 * kTileBytes, kNextQuad);
             _tile_dpbusd(3, 4, 7);
-            codes += rows_.step_bytes();
+            codes += step;
             weights += kTileQuads * kNextQuad;
         }
-        write(rows_.count);
+        ahead_ = ahead;
         constexpr size_t stride = kPanelRows * sizeof(int32_t);
         _tile_stored(0, sums_, stride);
         _tile_stored(1, sums_ + kLanes, stride);
         _tile_stored(2, sums_ + 2 * kLanes, stride);
         _tile_stored(3, sums_ + 3 * kLanes, stride);
-        to_write(tile, 1, kStrips, row);
+        to_write(tile, 1, row, kStrips);
     }
 
-    void two_by_two(int panel, int tile) {
-        for (int strip = 0; strip < kStrips && panel * kPanelRows + strip * kLanes < w_.rows; strip += 2) {
-            const int row = panel * kPanelRows + strip * kLanes;
-            const int8_t* weights = w_.tiles + static_cast<size_t>(panel) * w_.quads * kNextQuad + strip * kTileBytes;
-            const int8_t* codes = x_.packed + tile * rows_.tile_bytes();
-            const int32_t* start = w_.correction + row;
-            _tile_loadd(0, start, 0);
-            _tile_loadd(1, start + kLanes, 0);
-            _tile_loadd(2, start, 0);
-            _tile_loadd(3, start + kLanes, 0);
-            for (int d = 0; d < rows_.depths; d++) {
-                fetch_ahead();
-                write(share_);
-                // Loads first: where another thread shares the core, they do not overlap with products anyway.
-                _tile_loadd(4, codes, kTileRowBytes);
-                _tile_stream_loadd(6, weights, kNextQuad);
-                _tile_loadd(5, codes + rows_.tile_bytes(), kTileRowBytes);
-                _tile_stream_loadd(7, weights + kTileBytes, kNextQuad);
-                _tile_dpbusd(0, 4, 6);
-                _tile_dpbusd(2, 5, 6);
-                _tile_dpbusd(1, 4, 7);
-                _tile_dpbusd(3, 5, 7);
-                codes += rows_.step_bytes();
-                weights += kTileQuads * kNextQuad;
+    // What sums_ holds now: `tiles` of activations, `strips` of weights from `row` on.
+    void to_write(int tile, int tiles, int row, int strips) {
+        const int first = rows_.first(tile), left = rows_.count - first;
+        const int count = left < rows_.height * tiles ? left : rows_.height * tiles;
+        const size_t n = static_cast<size_t>(first);
+        if (out_.add && row + strips * kLanes <= w_.rows) {
+            waiting_ = {sums_, x_.scales + n, w_.scales + row, out_.add + n * out_.add_stride + row,
+                        out_.out + n * out_.stride + row, count, strips};
+            return;
+        }
+        waiting_.left = 0;
+        for (int r = 0; r < count; r++)
+            for (int s = 0; s < strips; s++) {
+                const __m512i sum[1] = {_mm512_load_si512(sums_ + (r * strips + s) * kLanes)};
+                write_row(sum, x_.scales[first + r], w_.scales, out_, first + r, row + s * kLanes, w_.rows);
             }
-            write(rows_.count);
-            constexpr size_t stride = 2 * kLanes * sizeof(int32_t);
-            int32_t* const second = sums_ + rows_.height * 2 * kLanes;
-            _tile_stored(0, sums_, stride);
-            _tile_stored(1, sums_ + kLanes, stride);
-            _tile_stored(2, second, stride);
-            _tile_stored(3, second + kLanes, stride);
-            to_write(tile, 2, 2, row);
-        }
-    }
-
-    // The next panel comes into the second-level cache while this one is met.
-    void fetch_ahead() {
-        if (!ahead_) return;
-        for (int i = 0; i < lines_; i++) __builtin_prefetch(ahead_ + i * kTileBytes, 0, 2);
-        ahead_ += lines_ * kTileBytes;
-    }
-
-    // Sums are written while the next ones are under way, a share of them at each step down the columns.
-    void to_write(int tile, int tiles, int strips, int row) {
-        next_ = rows_.first(tile);
-        end_ = next_ + rows_.height * tiles < rows_.count ? next_ + rows_.height * tiles : rows_.count;
-        share_ = (end_ - next_ + rows_.depths - 1) / rows_.depths;
-        strips_ = strips;
-        row_ = row;
-        from_ = sums_;
-    }
-    void write(int most) { strips_ == 2 ? write_strips<2>(most) : write_strips<kStrips>(most); }
-
-    template <int STRIPS>
-    void write_strips(int most) {
-        const int end = end_ - next_ < most ? end_ : next_ + most;
-        if (out_.add && row_ + STRIPS * kLanes <= w_.rows) return write_whole<STRIPS>(end);
-        for (; next_ < end; next_++, from_ += STRIPS * kLanes) {
-            __m512i sum[STRIPS];
-#pragma GCC unroll 4
-            for (int s = 0; s < STRIPS; s++) sum[s] = _mm512_load_si512(from_ + s * kLanes);
-            write_row(sum, x_.scales[next_], w_.scales, out_, next_, row_, w_.rows);
-        }
-    }
-
-    // As write_row, where nothing is missing: a third of the instructions, and they share the core with the tiles'.
-    template <int STRIPS>
-    void write_whole(int end) {
-        __m512 scales[STRIPS];
-#pragma GCC unroll 4
-        for (int s = 0; s < STRIPS; s++) scales[s] = _mm512_loadu_ps(w_.scales + row_ + s * kLanes);
-        const float* extra = out_.add + static_cast<size_t>(next_) * out_.add_stride + row_;
-        float* y = out_.out + static_cast<size_t>(next_) * out_.stride + row_;
-        const int32_t* from = from_;
-        for (int n = next_; n < end; n++, from += STRIPS * kLanes, extra += out_.add_stride, y += out_.stride) {
-            const __m512 of_row = _mm512_set1_ps(x_.scales[n]);
-#pragma GCC unroll 4
-            for (int s = 0; s < STRIPS; s++) {
-                const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(from + s * kLanes)),
-                                                   _mm512_mul_ps(of_row, scales[s]));
-                _mm512_storeu_ps(y + s * kLanes, _mm512_add_ps(value, _mm512_loadu_ps(extra + s * kLanes)));
-            }
-        }
-        next_ = end > next_ ? end : next_;
-        from_ = from;
     }
 
     const DenseInt8& w_;
@@ -159,9 +169,7 @@ private:
     const TiledRows& rows_;
     const int8_t* ahead_ = nullptr;
     int lines_ = 0;
-    // What is to be written: rows of activations from next_ to end_, some strips of the weights from row_ on.
-    int next_ = 0, end_ = 0, share_ = 0, strips_ = 2, row_ = 0;
-    const int32_t* from_ = nullptr;
+    Sums waiting_ = {};
     alignas(64) int32_t sums_[kTileRows * kPanelRows];
 };
 

@@ -51,13 +51,15 @@ struct TiledRows {
     // `cols`: bytes of a row that are there.
     void pack(const Codes& x, int cols) const {
         const auto mask_of = [](int bytes) { return ~uint64_t{0} >> (64 - bytes); };
-        for (int r = 0; r < tiles * height; r++) {
-            const int8_t* from = x.codes + static_cast<size_t>(r) * x.stride;
-            int8_t* to = x.packed + r / height * tile_bytes() + static_cast<size_t>(r % height) * depth;
-            for (int d = 0; d < depths; d++, from += depth, to += step_bytes()) {
-                const int left = cols - d * depth;
-                const __mmask64 there = r < count ? mask_of(left < depth ? left : depth) : 0;
-                _mm512_mask_storeu_epi8(to, mask_of(depth), _mm512_maskz_loadu_epi8(there, from));
+        for (int tile = 0, r = 0; tile < tiles; tile++) {
+            for (int row = 0; row < height; row++, r++) {
+                const int8_t* from = x.codes + static_cast<size_t>(r) * x.stride;
+                int8_t* to = x.packed + tile * tile_bytes() + static_cast<size_t>(row) * depth;
+                for (int d = 0; d < depths; d++, from += depth, to += step_bytes()) {
+                    const int left = cols - d * depth;
+                    const __mmask64 there = r < count ? mask_of(left < depth ? left : depth) : 0;
+                    _mm512_mask_storeu_epi8(to, mask_of(depth), _mm512_maskz_loadu_epi8(there, from));
+                }
             }
         }
     }
