@@ -47,21 +47,23 @@ int32_t probe_int8(size_t dots, size_t* macs) {
     const TileShapes shapes(kTileRows, kTileQuads);
     alignas(64) int32_t sums[kTileRows * kLanes];
     for (int i = 0; i < kTileRows * kLanes; i++) sums[i] = i;
-    _tile_loadd(4, sums, kTileRowBytes);
-    _tile_loadd(5, sums, kTileRowBytes);
     _tile_loadd(6, sums, kTileRowBytes);
     _tile_loadd(7, sums, kTileRowBytes);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    constexpr size_t once = 4 * kTileRows * kTileQuads;  // dots of one turn
+    _tile_zero(4);
+    _tile_zero(5);
+    constexpr size_t once = 6 * kTileRows * kTileQuads;  // dots of one turn; fewer sums would wait for each other
     const size_t turns = dots / once;
     for (size_t i = 0; i < turns; i++) {
-        _tile_dpbusd(0, 4, 6);
-        _tile_dpbusd(1, 4, 7);
-        _tile_dpbusd(2, 5, 6);
-        _tile_dpbusd(3, 5, 7);
+        _tile_dpbusd(0, 6, 7);
+        _tile_dpbusd(1, 6, 7);
+        _tile_dpbusd(2, 6, 7);
+        _tile_dpbusd(3, 6, 7);
+        _tile_dpbusd(4, 6, 7);
+        _tile_dpbusd(5, 6, 7);
     }
     _tile_stored(0, sums, kTileRowBytes);
     *macs = turns * once * kTileBytes;
