@@ -11,7 +11,7 @@ namespace {
 // small one at the end of each piece would take as long as a large one.
 size_t piece_of(size_t utterances, size_t length) {
     constexpr size_t fewest_pieces = 6, pieces = 12, most = 48, fewest_rows = 12;
-    size_t count = std::max<size_t>(utterances, 1), product = (kInputRows + count - 1) / count;
+    size_t count = std::max<size_t>(utterances, 1), product = std::min((kInputRows + count - 1) / count, most);
     while (product * fewest_pieces > length && product * count >= 2 * fewest_rows) product = (product + 1) / 2;
     return product * std::max<size_t>(std::min(length / pieces, most) / product, 1);
 }
