@@ -120,8 +120,8 @@ class Recognizer:
         """
         if not is_streaming(self.bundle.network) and (chunk_s is None or look_ahead_s is None):
             raise InputError(
-                "this model reads backwards: give chunk_s and look_ahead_s (1.0 and 0.5, say) to stream it "
-                "approximately, use transcribe, or take a unidirectional model"
+                "this model reads backwards: give chunk_s and look_ahead_s (--chunk-s 1 --look-ahead-s 0.5, say) to "
+                "stream it approximately, use transcribe, or take a unidirectional model"
             )
         if endpoint_s is not None and not endpoint_s > 0:
             raise InputError(f"endpoint_s is {endpoint_s}; it must be more than 0, or None for no end points")
