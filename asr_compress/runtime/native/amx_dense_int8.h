@@ -158,7 +158,7 @@ private:
         waiting_.left = 0;
         for (int r = 0; r < count; r++)
             for (int s = 0; s < strips; s++) {
-                const __m512i sum[1] = {_mm512_load_si512(sums_ + (r * strips + s) * kLanes)};
+                const __m512i sum = _mm512_load_si512(sums_ + (r * strips + s) * kLanes);
                 write_row(sum, x_.scales[first + r], w_.scales, out_, first + r, row + s * kLanes, w_.rows);
             }
     }

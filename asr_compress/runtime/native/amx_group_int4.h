@@ -94,8 +94,7 @@ private:
 #pragma GCC unroll 16
         for (int r = 0; r < kTileRows; r++) {
             if (r >= count) break;
-            const __m512i sum[1] = {total[r]};
-            write_row(sum, x_.scales[first + r], w_.scales, out_, first + r, row, w_.rows);
+            write_row(total[r], x_.scales[first + r], w_.scales, out_, first + r, row, w_.rows);
         }
     }
 

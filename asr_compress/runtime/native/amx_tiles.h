@@ -65,22 +65,18 @@ struct TiledRows {
     }
 };
 
-// One row of a product: STRIPS strips of it from `row` of the weights on, of `rows`.
-template <int STRIPS>
-inline __attribute__((always_inline)) void write_row(const __m512i (&sum)[STRIPS], float x_scale, const float* scales,
-                                                     const Output& out, int n, int row, int rows) {
-    const float* extra = out.add ? out.add + static_cast<size_t>(n) * out.add_stride + row : nullptr;
-    float* y = out.out + static_cast<size_t>(n) * out.stride + row;
-    const __m512 of_row = _mm512_set1_ps(x_scale);
-#pragma GCC unroll 4
-    for (int s = 0; s < STRIPS; s++) {
-        const int left = rows - row - s * kLanes;
-        const __mmask16 live = static_cast<__mmask16>(left >= kLanes ? 0xFFFF : left > 0 ? (1u << left) - 1 : 0);
-        __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[s]),
-                                     _mm512_mul_ps(of_row, _mm512_loadu_ps(scales + row + s * kLanes)));
-        if (extra) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(live, extra + s * kLanes));
-        _mm512_mask_storeu_ps(y + s * kLanes, live, value);
+// One row of a product: the strip of it from `row` of the weights on, of `rows`.
+inline __attribute__((always_inline)) void write_row(__m512i sum, float x_scale, const float* scales, const Output& out,
+                                                     int n, int row, int rows) {
+    const int left = rows - row;
+    const __mmask16 live = static_cast<__mmask16>(left >= kLanes ? 0xFFFF : left > 0 ? (1u << left) - 1 : 0);
+    __m512 value =
+        _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(_mm512_set1_ps(x_scale), _mm512_loadu_ps(scales + row)));
+    if (out.add) {
+        const float* extra = out.add + static_cast<size_t>(n) * out.add_stride + row;
+        value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(live, extra));
     }
+    _mm512_mask_storeu_ps(out.out + static_cast<size_t>(n) * out.stride + row, live, value);
 }
 
 }  // namespace
