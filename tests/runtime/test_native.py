@@ -32,6 +32,7 @@ from asr_compress.runtime.formats import (
     WeightFormat,
 )
 from asr_compress.runtime.formats.block_sparse import as_blocks
+from asr_compress.runtime.formats.int4 import LARGEST_BYTE_MULTIPLIER, LARGEST_MULTIPLIER, encode_groups
 from asr_compress.runtime.formats.nibbles import pack_nibbles
 from asr_compress.runtime.native_backend import NativeBackend
 from asr_compress.runtime.network import Bidirectional, ConstantGates, Linear, LSTMLayer, Network
@@ -56,10 +57,17 @@ def blocks(kind: type[BlockSparseInt8] | type[BlockSparseInt4], sparsity: float,
     return encode
 
 
+def int4_beyond_bytes(weights: np.ndarray) -> Int4:
+    """With multipliers that take a weight beyond int8, as other programs may write them."""
+    nibbles, multipliers, scales = encode_groups(weights, 32, LARGEST_MULTIPLIER)
+    return Int4(pack_nibbles(nibbles), multipliers, scales, weights.shape[1])
+
+
 INTEGER: dict[str, Encode] = {
     "int8": Int8.encode,
     "int8 static": lambda w: Int8.encode(w, input_scale=0.013),
     "int4": Int4.encode,
+    "int4 beyond bytes": int4_beyond_bytes,
     "int4 groups of 8": lambda w: Int4.encode(w, 8),
     "int4 groups of 16, static": lambda w: Int4.encode(w, 16, input_scale=0.02),
     "blocks int8": blocks(BlockSparseInt8, 0.7, True),
@@ -129,11 +137,11 @@ def test_recurrences_of_many_rows_at_once(name, rows, cols, lengths):
         assert all(map(np.array_equal, with_set(isa, network).run_batch(batch), expected)), isa
 
 
-@pytest.mark.parametrize(("name", "cols"), [("int8", 1030), ("int4", 1030), ("int4", 4130)])
+@pytest.mark.parametrize(("name", "cols"), [("int8", 1030), ("int4", 1030), ("int4 beyond bytes", 1030)])
 @pytest.mark.parametrize("count", [8, 12, 16, 17, 33, 64])
 def test_large_products_of_many_rows(isa, name, cols, count):
     make = Maker(count, INTEGER[name])
-    network = (make.linear(cols, 1090 if cols < 4096 else 40),)  # more than kNearBytes of amx_dense_int8.h
+    network = (make.linear(cols, 2100),)  # more than kNearBytes of amx_dense.h, nibbles too
     x = make.frames(count, cols)
     assert np.array_equal(native(network).run(x), Engine(network, "reference").run(x))
 
@@ -158,16 +166,19 @@ def test_products_of_extreme_codes_do_not_saturate(isa):
             assert np.array_equal(native(network).run(frames), Engine(network, "reference").run(frames))
 
 
+@pytest.mark.parametrize("multiplier", [LARGEST_BYTE_MULTIPLIER, LARGEST_MULTIPLIER])
 @pytest.mark.parametrize("cols", [32, 64, 67])
-def test_group_sums_of_extreme_nibbles_fit_their_lanes(isa, cols):
+def test_group_sums_of_extreme_nibbles_fit_their_lanes(isa, cols, multiplier):
     # Where a group's sum is kept in two halves of 16 bits, neighboring pairs of columns go to different ones.
     second = np.arange(cols) // 2 % 2
-    nibbles = np.array([np.where(second, b, a) for a in (0, 15) for b in (0, 15)], np.uint8)
+    nibbles = np.array([np.where(second, b, a) for a in (0, 15) for b in (0, 15)] * 10, np.uint8)
     x = np.array([np.where(second, b, a) for a in (1, -1) for b in (1, -1)], np.float32)
     groups = -(-cols // 32)
-    int4 = Int4(pack_nibbles(nibbles), np.full((4, groups), 255, np.uint8), np.ones(4, np.float32), cols)
-    network = (Linear(int4, np.zeros(4, np.float32)),)
-    for frames in (x, x[:1], x[1:2], x[2:3], x[3:]):
+    rows = len(nibbles)
+    multipliers = np.full((rows, groups), multiplier, np.uint8)
+    int4 = Int4(pack_nibbles(nibbles), multipliers, np.ones(rows, np.float32), cols)
+    network = (Linear(int4, np.zeros(rows, np.float32)),)
+    for frames in (np.concatenate([x] * 4), x, x[:1], x[1:2], x[2:3], x[3:]):
         assert np.array_equal(native(network).run(frames), Engine(network, "reference").run(frames))
 
 

@@ -17,6 +17,7 @@ constexpr int kPanelRows = kLanes * kStrips;
 constexpr int kQuad = 4;
 constexpr int kTileBytes = kLanes * kQuad;
 constexpr int kMaxBatch = 16;  // rows of one recurrent product
+constexpr int kPanelCols = 64;
 constexpr int kNarrow = 2 * kLanes;  // rows of a map, at most, for which activations are not packed
 
 struct DenseInt8 {
@@ -42,11 +43,15 @@ struct BlockInt8 {
     bool whole;                // all strips have 16 rows
 };
 
+// Up to here a nibble * its multiplier fits eight bits, and a code * its multiplier fits int8.
+constexpr int kByteMultiplier = 15;
+
 // Two quads share a tile's bytes: the low nibbles are the even quad, the high nibbles the odd one; nibble = code + 8.
 // A weight is code * multiplier of its group * scale of its row. A group has at most 32 columns: its sum fits int16.
 struct GroupInt4 {
     int rows, cols, panels, octets;
     int group_octets, groups;    // a multiplier covers this many octets of columns
+    bool bytes;                  // no multiplier is beyond kByteMultiplier
     const uint8_t* tiles;        // [panels][octets][strips in panel]
     const uint8_t* multipliers;  // [panels][groups][64]
     const float* scales;         // [panels * 64]
@@ -81,6 +86,7 @@ struct Codes {
     const float* scales;  // [count]
     int8_t* packed;
     int32_t* sums;  // scratch: count * groups for GroupInt4; for DenseInt8 see Kernels
+    int8_t* panel;  // scratch for GroupInt4 if it is `bytes`, see Kernels
 };
 
 // out[n][row] = product + add[n][row]; `add_stride` 0 adds the same vector to every row; `add` may be null.
@@ -117,6 +123,8 @@ struct Kernels {
     // For every row of activations: strides of `packed` that dense_int8 and group_int4 want, numbers of `sums` that
     // dense_int8 wants.
     int packed_strides, sums;
+    // Bytes of `panel` that group_int4 wants for every column of weights, of which whole kPanelCols count.
+    size_t panel_bytes;
 
     // Quantize one row as arithmetic.quantize_rows (fixed_scale == 0) or quantize_static; pads with zeros to `padded`.
     void (*quantize)(const float* x, size_t cols, float fixed_scale, uint8_t offset, int8_t* codes, size_t padded,

@@ -77,6 +77,7 @@ const asr::Kernels* asr::amx_kernels() {
         Kernels result = *avx512_kernels();
         result.name = "amx";
         result.packed_strides = 2;  // whole tiles of rows and of a tile's columns or more are less than twice as large
+        result.panel_bytes = kPanelRows;
         result.dense_int8 = dense_int8;
         result.group_int4 = group_int4;
         result.probe_int8 = probe_int8;

@@ -47,18 +47,19 @@ public:
         uint8_t offset;
         int packed_strides = 1;
         int sums = 0;
+        size_t panel = 0;  // for all rows together
     };
 
     IntegerMap(int rows, int cols, float input_scale, const Needs& needs)
         : Map(rows, cols), quantization_{input_scale, needs.offset, static_cast<size_t>(ceil_div(cols, 8)) * 8},
           packed_bytes_(quantization_.stride * static_cast<size_t>(needs.packed_strides)),
-          sums_(static_cast<size_t>(needs.sums)) {}
+          sums_(static_cast<size_t>(needs.sums)), panel_(needs.panel) {}
     const Quantization* quantization() const override { return &quantization_; }
 
     size_t scratch_bytes(int count) const override {
         size_t n = static_cast<size_t>(count);
         return scratch_for<int8_t>(n * quantization_.stride) + scratch_for<int8_t>(n * packed_bytes_) +
-               scratch_for<float>(n) + scratch_for<int32_t>(n * sums_);
+               scratch_for<float>(n) + scratch_for<int32_t>(n * sums_) + scratch_for<int8_t>(panel_);
     }
 
     void product(const Kernels& kernels, const float* const* x, int count, const Output& out, Scratch& scratch,
@@ -81,14 +82,14 @@ public:
         size_t n = static_cast<size_t>(count), stride = quantization_.stride;
         multiply(kernels,
                  Codes{count, codes, stride, scales, scratch.take<int8_t>(n * packed_bytes_),
-                       scratch.take<int32_t>(n * sums_)},
+                       scratch.take<int32_t>(n * sums_), scratch.take<int8_t>(panel_)},
                  out);
     }
 
 private:
     virtual void multiply(const Kernels& kernels, const Codes& x, const Output& out) const = 0;
     Quantization quantization_;
-    size_t packed_bytes_, sums_;
+    size_t packed_bytes_, sums_, panel_;
 };
 
 template <class Packed, void (*Kernels::*kernel)(const Packed&, const Codes&, const Output&)>
@@ -215,9 +216,12 @@ std::unique_ptr<Map> pack_int4(const Kernels& kernels, WeightMemory& memory, int
         if (largest > INT32_MAX) throw std::invalid_argument("the multipliers of a row could overflow an int32 sum");
     }
     float* padded = panel_scales(memory, scales, rows, panels);
-    GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, tiles, factors, padded};
+    const uint8_t* end = multipliers.data + multipliers.count;
+    const bool bytes = std::all_of(multipliers.data, end, [](uint8_t m) { return m <= kByteMultiplier; });
+    const size_t panel = bytes ? kernels.panel_bytes * static_cast<size_t>(ceil_div(cols, kPanelCols)) * kPanelCols : 0;
+    GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, bytes, tiles, factors, padded};
     return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(
-        packed, input_scale, IntegerMap::Needs{0, kernels.packed_strides, groups});
+        packed, input_scale, IntegerMap::Needs{0, kernels.packed_strides, groups, panel});
 }
 
 namespace {
