@@ -33,7 +33,12 @@ _STAGES = ("features_s", "model_s", "decode_s")
 _SHARES = ("features", "engine", "decoding")
 _THREAD_FRAMES = 300
 _REGISTER_DOTS = 50_000_000
+_TWO_CORES = 1.7
 _SYMBOLS = ("<blank>", "|", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_THREADS = (
+    "shape", "batch", "one ms", "two ms", "ratio (min-max)", "of registers alone",
+    f"ratio where registers gain {_TWO_CORES}",
+)  # fmt: skip
 Timed = Callable[[], object]
 
 
@@ -68,6 +73,12 @@ class Threads:
     @property
     def registers_ratios(self) -> np.ndarray:
         return np.divide(self.registers_one_s, self.registers_two_s)
+
+    @property
+    def ratios_with_two_cores(self) -> np.ndarray:
+        """Of the rounds before and after which registers alone gained `_TWO_CORES` or more from the second core."""
+        gained = self.registers_ratios >= _TWO_CORES
+        return self.ratios[1:][gained[:-1] & gained[1:]]
 
 
 @dataclass(frozen=True)
@@ -186,6 +197,7 @@ def markdown(found: Sequence[Length | Threads | Shares]) -> str:
             *(f"{1e3 * float(np.median(taken)):.1f}" for taken in (item.one_s, item.two_s)),
             _spread(item.ratios),
             _spread(item.registers_ratios),
+            f"{np.median(kept):.2f} ({len(kept)} rounds)" if len(kept := item.ratios_with_two_cores) else "n/a: none",
         )
         for item in found
         if isinstance(item, Threads)
@@ -196,9 +208,7 @@ def markdown(found: Sequence[Length | Threads | Shares]) -> str:
         "## Time by length, dense int8, one thread",
         _table(("shape", "frames", "ms", "us a frame"), lengths),
         "## Two threads against one, dense int8",
-        _table(("shape", "batch", "one ms", "two ms", "ratio (min-max)", "of registers alone"), threads)
-        if threads
-        else one_core,
+        _table(_THREADS, threads) if threads else one_core,
         "## Shares of a recognizer, dense int8, one thread, greedy",
         _table(("model", "real-time factor", *_SHARES, "features x real time", "the same by numpy"), shares),
     ]

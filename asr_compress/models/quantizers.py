@@ -22,7 +22,7 @@ from asr_compress.models.storage import Layout, check_storage, store, store_int8
 from asr_compress.runtime.errors import InputError
 from asr_compress.runtime.formats import Codebook, Int4, Int4Float, WeightFormat
 from asr_compress.runtime.formats.codebook import kmeans, nearest, pack_codes
-from asr_compress.runtime.formats.int4 import LARGEST_BYTE_MULTIPLIER, encode_groups
+from asr_compress.runtime.formats.int4 import encode_groups
 from asr_compress.runtime.formats.nibbles import pack_nibbles
 
 INT8_MAX = 127
@@ -143,7 +143,7 @@ class LearnedStep(Quantizer):
         if numbers == "int8":
             steps = int8_codes(matrix)[1][:, 0]
         else:
-            _, groups, scales = encode_groups(matrix.numpy(), INT4_GROUP, LARGEST_BYTE_MULTIPLIER)
+            _, groups, scales = encode_groups(matrix.numpy(), INT4_GROUP)
             repeated = np.repeat(np.maximum(groups, 1), INT4_GROUP, axis=1)[:, : matrix.shape[1]]
             multipliers, steps = torch.from_numpy(repeated.astype(np.float32)), torch.from_numpy(scales)
         self.factors = nn.Parameter(torch.ones_like(steps.to(weight)))

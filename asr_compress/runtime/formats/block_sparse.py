@@ -285,9 +285,7 @@ class BlockSparseInt4(_BlockSparseInteger):
         block = group = 0
         for strip, (count, groups) in enumerate(zip(pattern.counts.tolist(), pattern.groups.tolist(), strict=True)):
             side_by_side = blocks[block : block + count].transpose(1, 0, 2).reshape(BLOCK_ROWS, count * BLOCK_COLS)
-            nibbles, strip_multipliers, scales[strip] = encode_groups(
-                side_by_side, GROUP_BLOCKS * BLOCK_COLS, LARGEST_MULTIPLIER
-            )
+            nibbles, strip_multipliers, scales[strip] = encode_groups(side_by_side, GROUP_BLOCKS * BLOCK_COLS)
             codes[block : block + count] = nibbles.reshape(BLOCK_ROWS, count, BLOCK_COLS).transpose(1, 0, 2)
             multipliers[group : group + groups] = strip_multipliers.T
             block, group = block + count, group + groups

@@ -75,7 +75,7 @@ class Int4(IntegerFormat):
     def encode(cls, weights: np.ndarray, group: int = 32, input_scale: float | None = None) -> Self:
         """(rows, cols); each group's step is the one of a few clippings with the least squared error."""
         weights = checked_weights(weights)
-        codes, multipliers, scales = encode_groups(weights, group, LARGEST_BYTE_MULTIPLIER)
+        codes, multipliers, scales = encode_groups(weights, group)
         return cls(pack_nibbles(codes), multipliers, scales, weights.shape[1], group, input_scale)
 
     @property
@@ -146,7 +146,9 @@ class Int4Float(FloatFormat):
         return cls(Int4.from_tensors({**meta, "input_scale": None}, tensors))
 
 
-def encode_groups(weights: np.ndarray, group: int, largest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def encode_groups(
+    weights: np.ndarray, group: int, largest: int = LARGEST_BYTE_MULTIPLIER
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two-level quantization of float32 (rows, cols) in groups of columns, multipliers up to `largest`.
 
     Returns nibbles uint8 (rows, cols), multipliers uint8 (rows, ceil(cols / group)), scales float32 (rows,).

@@ -31,7 +31,7 @@ struct Utterances {
 
 // Rows of one batched input product of an LSTM. More of them share each load of the weights; fewer keep the gates they
 // produce in the second-level cache until the recurrence reads them.
-constexpr size_t kInputRows = 60;  // whole tiles of 3, 12 or 15 rows
+constexpr size_t kInputRows = 120;  // whole tiles of 3, 12 or 15 rows; a map from afar is read once for them all
 
 class Layer {
 public:
