@@ -275,7 +275,7 @@ def checks(shapes: Sequence[Shape], pinning: ThreadPinning) -> list[Length | Thr
         found += map(engine_checks.shares, engine_checks.ZOO)
     if len(os.sched_getaffinity(0)) > 1:
         with pinning.threads(2):
-            found += [engine_checks.threads(shape, batch) for shape in shapes for batch in engine_checks.THREAD_BATCHES]
+            found += engine_checks.threads(shapes)
     return found
 
 

@@ -32,6 +32,7 @@ _ROUNDS = 9
 _STAGES = ("features_s", "model_s", "decode_s")
 _SHARES = ("features", "engine", "decoding")
 _THREAD_FRAMES = 300
+_THREAD_ROUNDS = 1 + 25  # the first is warm-up
 _REGISTER_DOTS = 50_000_000
 _TWO_CORES = 1.7
 _SYMBOLS = ("<blank>", "|", "'", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -105,18 +106,29 @@ def lengths(shape: Shape, frames: Sequence[int] = LENGTHS) -> list[Length]:
     return [Length(shape.name, count, taken[str(count)]) for count in frames]
 
 
-def threads(shape: Shape, batch: int) -> Threads:
-    """One thread against two; the process must have two cores to itself."""
+def threads(shapes: Sequence[Shape], batches: Sequence[int] = THREAD_BATCHES) -> list[Threads]:
+    """One thread against two; the process must have two cores to itself. All take turns: no case has a bad moment."""
+    cases = [(shape, batch) for shape in shapes for batch in batches]
+    found: dict[tuple[Shape, int], list[list[float]]] = {case: [] for case in cases}
+    work = {case: _one_and_two(*case) for case in cases}
+    for _ in range(_THREAD_ROUNDS):
+        for case in cases:
+            found[case].append([_seconds(run) for run in work[case]])
+    return [Threads(shape.name, batch, *zip(*found[shape, batch][1:], strict=True)) for shape, batch in cases]
+
+
+def _one_and_two(shape: Shape, batch: int) -> tuple[Timed, Timed, Timed, Timed]:
+    """In the order of the times in `Threads`."""
     network = _network(shape)
     one, two = Engine(network, "native", 1), Engine(network, "native", 2)
     x = [_frames(_THREAD_FRAMES) for _ in range(batch)]
-    work: dict[str, Timed] = {
-        "one": lambda: one.run_batch(x),
-        "two": lambda: two.run_batch(x),
-        "registers one": _registers_twice,
-        "registers two": _registers_on_two,
-    }
-    return Threads(shape.name, batch, *map(tuple, _rounds(work, _ROUNDS if batch > 1 else 3 * _ROUNDS).values()))
+    return lambda: one.run_batch(x), lambda: two.run_batch(x), _registers_twice, _registers_on_two
+
+
+def _seconds(run: Timed) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
 
 
 def _registers() -> None:
@@ -168,19 +180,12 @@ def _frames(count: int) -> np.ndarray:
 
 
 def _interleaved(work: dict[str, Timed]) -> dict[str, float]:
-    """Median seconds of each."""
-    return {name: float(np.median(taken)) for name, taken in _rounds(work, _ROUNDS).items()}
-
-
-def _rounds(work: dict[str, Timed], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, in turns, the first turn left out."""
+    """Median seconds of each, in turns, the first turn left out."""
     times: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(1 + rounds):
+    for _ in range(1 + _ROUNDS):
         for name, run in work.items():
-            begin = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - begin)
-    return {name: taken[1:] for name, taken in times.items()}
+            times[name].append(_seconds(run))
+    return {name: float(np.median(taken[1:])) for name, taken in times.items()}
 
 
 def markdown(found: Sequence[Length | Threads | Shares]) -> str:

@@ -16,7 +16,7 @@ from asr_compress.runtime.network import Linear
 
 _SLOT_S = 0.02  # each measurement runs about this long
 _ROUNDS = 51  # a burst of a second from elsewhere must not decide
-_INPUT_ROWS = 60  # rows that the engine gives an input product
+_INPUT_ROWS = 120  # rows that the engine gives an input product
 _NEAR_BYTES = 512 * 1024  # weights that the second-level cache surely holds
 
 
@@ -45,7 +45,8 @@ class Roofline:
     row of them a scale, a correction, what is added and the sum. peak_macs_per_s: int8 multiply-accumulates on
     registers. loaded_macs_per_s: the same with weights that come from the second-level cache and activations that are
     nearer, nothing written: where loading is work of its own, as with AMX's tiles; None where it is not.
-    input_macs_per_s: the input product over 60 frames. Quantization of the rows is no part of either; their packing
+    vectors_macs_per_s: the peak on vector registers alone, AVX-512's, where tiles do the work; None elsewhere.
+    input_macs_per_s: the input product over 120 frames. Quantization of the rows is no part of either; their packing
     side by side is. onednn_macs_per_s: the same product by oneDNN, as torch calls it, its weights packed before; None
     where torch has not got it.
     """
@@ -55,11 +56,13 @@ class Roofline:
     recurrent_bytes_per_s: float
     peak_macs_per_s: float
     loaded_macs_per_s: float | None
+    vectors_macs_per_s: float | None
     input_macs_per_s: float
     onednn_macs_per_s: float | None
     recurrent_fraction: Fraction
     input_fraction: Fraction
     input_of_loaded: Fraction | None
+    input_of_vectors: Fraction | None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ def roofline(hidden: int) -> Roofline:
     }
     if loaded := native.probe_loaded(chosen, near, 1):
         work["loaded"] = _Work(lambda repeats: native.probe_loaded(chosen, near, repeats), loaded)
+    if chosen == "amx":
+        work["vectors"] = _Work(lambda n: native.probe_int8("avx512", 10_000 * n), native.probe_int8("avx512", 10_000))
     if (other := _onednn_product(encoded)) is not None:
         work["onednn"] = _Work(other, macs)
     repeats = {name: _repeats(item.run) for name, item in work.items()}
@@ -102,11 +107,13 @@ def roofline(hidden: int) -> Roofline:
         median["recurrent"],
         median["peak"],
         median.get("loaded"),
+        median.get("vectors"),
         median["input"],
         median.get("onednn"),
         Fraction.of(rates["recurrent"] / rates["read"]),
         Fraction.of(rates["input"] / rates["peak"]),
         Fraction.of(rates["input"] / rates["loaded"]) if "loaded" in rates else None,
+        Fraction.of(rates["input"] / rates["vectors"]) if "vectors" in rates else None,
     )
 
 
@@ -157,17 +164,25 @@ def markdown(roofs: Sequence[Roofline]) -> str:
         lines.append(f"| H {roof.hidden} | {read:.1f} | {recurrent:.1f} | {roof.recurrent_fraction} |")
     lines += [
         "",
-        "| layer | int8 peak on registers GOP/s | with loads | input product | of registers | of loads | oneDNN |",
-        "|---|---|---|---|---|---|---|",
+        "Int8, GOP/s: peaks of registers (vectors: those of AVX-512, where tiles do the work), the product, its share.",
+        "",
+        "| layer | peak | with loads | of vectors | input product | of peak | with loads | of vectors | oneDNN |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for roof in roofs:
         cells = (
-            f"{2 * roof.peak_macs_per_s / 1e9:.0f}",
-            "the same" if roof.loaded_macs_per_s is None else f"{2 * roof.loaded_macs_per_s / 1e9:.0f}",
-            f"{2 * roof.input_macs_per_s / 1e9:.0f}",
+            _giga(roof.peak_macs_per_s),
+            _giga(roof.loaded_macs_per_s) or "the same",
+            _giga(roof.vectors_macs_per_s) or "the same",
+            _giga(roof.input_macs_per_s),
             str(roof.input_fraction),
-            str(roof.input_of_loaded or roof.input_fraction),
-            "n/a" if roof.onednn_macs_per_s is None else f"{2 * roof.onednn_macs_per_s / 1e9:.0f}",
+            str(roof.input_of_loaded or "the same"),
+            str(roof.input_of_vectors or "the same"),
+            _giga(roof.onednn_macs_per_s) or "n/a",
         )
         lines.append(f"| H {roof.hidden} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _giga(macs_per_s: float | None) -> str:
+    return "" if macs_per_s is None else f"{2 * macs_per_s / 1e9:.0f}"

@@ -9,7 +9,7 @@
 namespace asr {
 namespace {
 
-constexpr size_t kRows = 64;  // rows of one non-recurrent product: their codes stay in the second-level cache
+constexpr size_t kRows = 64;  // windows of one product of a convolution: their codes stay in the second-level cache
 
 void expect_same(const char* what, size_t got, size_t wanted) {
     if (got != wanted)
@@ -82,9 +82,9 @@ private:
 void affine(const Kernels& kernels, const Map& map, const std::vector<float>& bias, const float* in, size_t count,
             float* out, bool backwards, Scratch& scratch) {
     size_t cols = static_cast<size_t>(map.cols), rows = static_cast<size_t>(map.rows);
-    const float* pointers[kRows];
-    for (size_t start = 0; start < count; start += kRows) {
-        size_t n = std::min(kRows, count - start);
+    const float* pointers[kInputRows];
+    for (size_t start = 0; start < count; start += kInputRows) {
+        size_t n = std::min(kInputRows, count - start);
         for (size_t i = 0; i < n; i++) pointers[i] = in + (start + i) * cols;
         map.product(kernels, pointers, static_cast<int>(n), Output{out + start * rows, rows, bias.data(), 0, backwards},
                     scratch);
@@ -98,7 +98,7 @@ public:
           bias_(std::move(bias)) {
         expect_same("bias", bias_.size(), outputs);
     }
-    size_t scratch_bytes() const override { return map_->scratch_bytes(kRows); }
+    size_t scratch_bytes() const override { return map_->scratch_bytes(kInputRows); }
     const Map* map() const override { return map_.get(); }
 
 private:

@@ -29,8 +29,8 @@ struct Utterances {
     const SharedCodes* shared = nullptr;  // `in`, quantized as the layer's shared_quantization says
 };
 
-// Rows of one batched input product of an LSTM. More of them share each load of the weights; fewer keep the gates they
-// produce in the second-level cache until the recurrence reads them.
+// Rows of one product over time: of an LSTM's inputs, of a linear layer. More of them share each load of the weights;
+// fewer keep what they produce in the second-level cache until the recurrence reads it.
 constexpr size_t kInputRows = 120;  // whole tiles of 3, 12 or 15 rows; a map from afar is read once for them all
 
 class Layer {
