@@ -27,11 +27,13 @@ FLAGS = [
 KERNEL_FLAGS = ["-fno-trapping-math", "-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-pragmas"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
 AMX = ["-mamx-tile", "-mamx-int8"]  # GCC 11 and newer, Clang 12; the file is empty without
+AVX_VNNI = ["-mavxvnni"]  # likewise
 # Only these files may use more than the baseline; dispatch.cpp asks the machine before it calls into them.
 FILE_FLAGS = {
     "x86_64": {
         "kernels_amx.cpp": AVX512 + AMX,
         "kernels_avx512.cpp": AVX512,
+        "kernels_avxvnni.cpp": ["-mavx2", "-mfma", *AVX_VNNI],
         "kernels_avx2.cpp": ["-mavx2", "-mfma"],
     },
     "aarch64": {"kernels_neon.cpp": ["-march=armv8.2-a+dotprod"]},
@@ -46,7 +48,7 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         compile_one = self.compiler._compile
-        unknown = [] if self._compiles_with(AMX) else AMX
+        unknown = [flag for flags in (AMX, AVX_VNNI) if not self._compiles_with(flags) for flag in flags]
 
         def compile_with_flags(obj, source, extension, options, extra, definitions):
             name = Path(source).name

@@ -16,7 +16,7 @@ from asr_compress.runtime.network import Linear
 
 _SLOT_S = 0.02  # each measurement runs about this long
 _ROUNDS = 51  # a burst of a second from elsewhere must not decide
-_INPUT_ROWS = 120  # rows that the engine gives an input product
+_INPUT_ROWS, _NEAR_WEIGHTS = 60, 1024 * 1024  # rows that the engine gives an input product; twice as many beyond
 _NEAR_BYTES = 512 * 1024  # weights that the second-level cache surely holds
 
 
@@ -46,9 +46,9 @@ class Roofline:
     registers. loaded_macs_per_s: the same with weights that come from the second-level cache and activations that are
     nearer, nothing written: where loading is work of its own, as with AMX's tiles; None where it is not.
     vectors_macs_per_s: the peak on vector registers alone, AVX-512's, where tiles do the work; None elsewhere.
-    input_macs_per_s: the input product over 120 frames. Quantization of the rows is no part of either; their packing
-    side by side is. onednn_macs_per_s: the same product by oneDNN, as torch calls it, its weights packed before; None
-    where torch has not got it.
+    input_macs_per_s: the input product over as many frames as the engine takes at once, 60 or 120. Quantization of the
+    rows is no part of either; their packing side by side is. onednn_macs_per_s: the same product by oneDNN, as torch
+    calls it, its weights packed before; None where torch has not got it.
     """
 
     hidden: int
@@ -79,18 +79,19 @@ def roofline(hidden: int) -> Roofline:
     native, chosen = extension(), model.instruction_set
     stored = np.ones(weights.size, np.int8)  # zeros would be one page of the system's, over and over
     near = stored[:_NEAR_BYTES]
-    macs = weights.size * _INPUT_ROWS
+    rows = _INPUT_ROWS if weights.size <= _NEAR_WEIGHTS else 2 * _INPUT_ROWS
+    macs = weights.size * rows
     work = {
         "read": _Work(lambda repeats: native.probe_read(chosen, stored, repeats), weights.size),
         "recurrent": _Work(lambda repeats: model.probe_product(0, 1, repeats), weights.size + 16 * len(weights)),
         "peak": _Work(lambda n: native.probe_int8(chosen, 10_000 * n), native.probe_int8(chosen, 10_000)),
-        "input": _Work(lambda repeats: model.probe_product(0, _INPUT_ROWS, repeats), macs),
+        "input": _Work(lambda repeats: model.probe_product(0, rows, repeats), macs),
     }
     if loaded := native.probe_loaded(chosen, near, 1):
         work["loaded"] = _Work(lambda repeats: native.probe_loaded(chosen, near, repeats), loaded)
     if chosen == "amx":
         work["vectors"] = _Work(lambda n: native.probe_int8("avx512", 10_000 * n), native.probe_int8("avx512", 10_000))
-    if (other := _onednn_product(encoded)) is not None:
+    if (other := _onednn_product(encoded, rows)) is not None:
         work["onednn"] = _Work(other, macs)
     repeats = {name: _repeats(item.run) for name, item in work.items()}
     times: dict[str, list[float]] = {name: [] for name in work}
@@ -117,9 +118,9 @@ def roofline(hidden: int) -> Roofline:
     )
 
 
-def _onednn_product(weights: Int8) -> Callable[[int], object] | None:
+def _onednn_product(weights: Int8, rows: int) -> Callable[[int], object] | None:
     """The product as torch's compiler emits it for a quantized linear layer: bytes in, float32 out."""
-    codes = np.random.default_rng(1).integers(0, 256, (_INPUT_ROWS, weights.codes.shape[1]), np.uint8)
+    codes = np.random.default_rng(1).integers(0, 256, (rows, weights.codes.shape[1]), np.uint8)
     x, scales = torch.from_numpy(codes), torch.from_numpy(weights.scales.astype(np.float32))
     zero_points = torch.zeros(len(scales), dtype=torch.int64)
     try:

@@ -21,7 +21,7 @@ BACKEND_VARIABLE = "ASR_COMPRESS_BACKEND"
 
 
 def native_instructions() -> str | None:
-    """The instruction set of the compiled kernels in use: "amx", "avx512", "avx2", "neon", "portable"; None without."""
+    """The kernels in use: "amx", "avx512", "avxvnni", "avx2", "neon" or "portable"; None without compiled ones."""
     return instruction_set()
 
 

@@ -24,7 +24,7 @@ def extension() -> Any:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """What this machine and build can run, best first: of amx, avx512, avx2, neon, portable. Empty if not built."""
+    """What runs here, best first: of amx, avx512, avxvnni, avx2, neon, portable. Empty if it was not built."""
     return () if _native is None else tuple(_native.available())
 
 

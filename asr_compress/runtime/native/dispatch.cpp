@@ -47,6 +47,16 @@ bool has_avx2() {
 #endif
 }
 
+bool has_avxvnni() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr unsigned avx_vnni = 1u << 4;  // CPUID 7.1, EAX
+    unsigned a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & avx_vnni);
+#else
+    return false;
+#endif
+}
+
 bool has_neon_dot() {
 #if defined(__aarch64__) && defined(__linux__)
     return getauxval(AT_HWCAP) & (1ul << 20);  // HWCAP_ASIMDDP
@@ -67,6 +77,7 @@ const Kernels* select_kernels(const char* name) {
     } choices[] = {
         {"amx", has_amx(), amx_kernels()},
         {"avx512", has_avx512(), avx512_kernels()},
+        {"avxvnni", has_avxvnni(), avxvnni_kernels()},
         {"avx2", has_avx2(), avx2_kernels()},
         {"neon", has_neon_dot(), neon_kernels()},
         {"portable", true, portable_kernels()},

@@ -164,11 +164,13 @@ struct Kernels {
 // Null where this build or this machine has not the instructions.
 const Kernels* amx_kernels();
 const Kernels* avx512_kernels();
+const Kernels* avxvnni_kernels();
 const Kernels* avx2_kernels();
 const Kernels* neon_kernels();
 const Kernels* portable_kernels();
 
-// The fastest this machine has, or the one that is named ("amx", "avx512", "avx2", "neon", "portable").
+// The fastest this machine has, or the one that is named ("amx", "avx512", "avxvnni", "avx2", "neon",
+// "portable").
 // Null where the name is unknown or the machine has not the instructions.
 const Kernels* select_kernels(const char* name);
 

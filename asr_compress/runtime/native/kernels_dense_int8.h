@@ -130,7 +130,7 @@ __attribute__((noinline)) void dense_int8_row(const DenseInt8& w, const Codes& x
     }
 }
 
-static_assert(kDenseRows <= kInt8Rows, "each<kInt8Rows> runs tiles of either height");
+static_assert(kFewInt8Rows <= kInt8Rows, "each<kInt8Rows> runs tiles of either height");
 
 void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
     constexpr bool roomy = kSums >= 2 * kStrips;  // registers for two sums of each strip
@@ -141,7 +141,7 @@ void dense_int8(const DenseInt8& w, const Codes& x, const Output& out) {
         return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<true, true>{w, x, out});
     }
     // A recurrence meets its weights once a step; an input product meets them tile after tile.
-    Tiles tiles = Tiles::of_nearly_equal_height(x.count, x.count > kMaxBatch ? kInt8Rows : kDenseRows);
+    Tiles tiles = Tiles::of_nearly_equal_height(x.count, x.count > kMaxBatch ? kInt8Rows : kFewInt8Rows);
     // Where few weights meet the activations, as in convolutions, packing would take longer than it saves.
     if (w.rows <= kNarrow) return each<kInt8Rows>(w.panels, tiles, out.backwards, DenseInt8Tile<false, false>{w, x, out});
     pack(x, tiles, static_cast<size_t>(w.quads));

@@ -82,9 +82,10 @@ private:
 void affine(const Kernels& kernels, const Map& map, const std::vector<float>& bias, const float* in, size_t count,
             float* out, bool backwards, Scratch& scratch) {
     size_t cols = static_cast<size_t>(map.cols), rows = static_cast<size_t>(map.rows);
-    const float* pointers[kInputRows];
-    for (size_t start = 0; start < count; start += kInputRows) {
-        size_t n = std::min(kInputRows, count - start);
+    const float* pointers[kMostInputRows];
+    const size_t most = input_rows(map);
+    for (size_t start = 0; start < count; start += most) {
+        size_t n = std::min(most, count - start);
         for (size_t i = 0; i < n; i++) pointers[i] = in + (start + i) * cols;
         map.product(kernels, pointers, static_cast<int>(n), Output{out + start * rows, rows, bias.data(), 0, backwards},
                     scratch);
@@ -98,7 +99,7 @@ public:
           bias_(std::move(bias)) {
         expect_same("bias", bias_.size(), outputs);
     }
-    size_t scratch_bytes() const override { return map_->scratch_bytes(kInputRows); }
+    size_t scratch_bytes() const override { return map_->scratch_bytes(kMostInputRows); }
     const Map* map() const override { return map_.get(); }
 
 private:

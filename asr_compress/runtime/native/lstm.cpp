@@ -34,7 +34,8 @@ public:
     size_t state_size() const { return outputs_ + hidden_; }  // h, then c
 
     size_t scratch_bytes() const {
-        constexpr int batch = kMaxBatch, rows = kInputRows + kMaxBatch;
+        constexpr int batch = kMaxBatch;
+        const int rows = static_cast<int>(input_rows(*d_.input_map)) + kMaxBatch;
         size_t total = scratch_for<float>(rows * stride_) + scratch_for<float>(batch * hidden_) +
                        scratch_for<float>(batch * outputs_) + scratch_for<float>(4 * hidden_);
         size_t products = std::max(d_.input_map->scratch_bytes(rows), d_.recurrent_map->scratch_bytes(batch));
@@ -48,7 +49,8 @@ public:
              float* const* state, Scratch& scratch) const {
         Scratch::Frame frame(scratch);
         Work work;
-        work.gates = scratch.take<float>((kInputRows + kMaxBatch) * stride_);
+        const size_t most = input_rows(*d_.input_map);
+        work.gates = scratch.take<float>((most + kMaxBatch) * stride_);
         work.hidden = scratch.take<float>(kMaxBatch * hidden_);
         work.projected = scratch.take<float>(kMaxBatch * outputs_);
         work.all_gates = scratch.take<float>(4 * hidden_);
@@ -62,9 +64,8 @@ public:
             size_t active = active_at(u, step);
             if (active == 0) break;
             size_t end = step, rows = 0;
-            Row of[kInputRows + kMaxBatch];
-            for (size_t n = active; end < to && n > 0 && rows + n <= kInputRows + kMaxBatch && rows < kInputRows;
-                 end++, n = active_at(u, end))
+            Row of[kMostInputRows + kMaxBatch];
+            for (size_t n = active; end < to && n > 0 && rows < most; end++, n = active_at(u, end))
                 for (size_t i = 0; i < n; i++) of[rows++] = {i, frame_of(u, i, end) - u.in_first};
             from_inputs(kernels, u, of, rows, work.gates, scratch);
             float* gates = work.gates;
@@ -99,7 +100,7 @@ private:
                      Scratch& scratch) const {
         Output out{gates, stride_, bias_.get(), 0, false};
         if (!u.shared) {
-            const float* x[kInputRows + kMaxBatch];
+            const float* x[kMostInputRows + kMaxBatch];
             for (size_t r = 0; r < count; r++) x[r] = u.in[rows[r].utterance] + rows[r].frame * inputs();
             return d_.input_map->product(kernels, x, static_cast<int>(count), out, scratch);
         }

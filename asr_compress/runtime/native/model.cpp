@@ -167,8 +167,8 @@ void Model::run_windows(size_t index, const float* in, size_t frames, float* out
 void Model::probe_product(size_t index, int rows, int repeats) const {
     const Map* map = layer(index).map();
     if (!map) throw std::invalid_argument("layer " + std::to_string(index) + " is not linear");
-    if (rows < 1 || rows > static_cast<int>(kInputRows))
-        throw std::invalid_argument("rows must lie between 1 and " + std::to_string(kInputRows));
+    if (rows < 1 || rows > static_cast<int>(kMostInputRows))
+        throw std::invalid_argument("rows must lie between 1 and " + std::to_string(kMostInputRows));
     Borrowed borrowed(*this);
     size_t n = static_cast<size_t>(rows), stride = gate_stride(static_cast<size_t>(map->rows));
     Buffer row, out, bias, codes, scales;

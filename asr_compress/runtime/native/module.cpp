@@ -384,7 +384,7 @@ PyType_Spec model_spec = {"asr_compress.runtime._native.Model", sizeof(ModelObje
 PyObject* available(PyObject*, PyObject*) {
     Object names(PyList_New(0));
     if (!names) return nullptr;
-    for (const char* name : {"amx", "avx512", "avx2", "neon", "portable"}) {
+    for (const char* name : {"amx", "avx512", "avxvnni", "avx2", "neon", "portable"}) {
         if (!select_kernels(name)) continue;
         Object text(PyUnicode_FromString(name));
         if (!text || PyList_Append(names.get(), text.get()) != 0) return nullptr;

@@ -2,99 +2,19 @@
 // |x| * (w with x's sign) keeps pair sums within 2 * 127 * 127 = 32258. Dense weights: kernels_pairs.h.
 #pragma once
 
-#include <immintrin.h>
+#include "simd_256.h"
 
 namespace {
 
-struct F { __m256 a, b; };
-struct I { __m256i a, b; };
-struct Tile { __m256i a, b; };
 struct Quad { __m256i codes, magnitudes; };  // 4 int8 of one activation row, repeated
 struct GroupSum { __m256i a, b; };           // two int16 for each of 16 rows
 
 constexpr uint8_t kCodeOffset = 0;
-constexpr int kSums = 6;  // vectors of sums that the registers hold beside the rest
-constexpr int kDenseRows = 3;  // rows of activations that dense weights meet together
-constexpr int kFloatDepth = 48;  // columns of float weights that all rows meet before the next
-constexpr int kInt8Rows = 4;  // the same for int8 maps that are narrow; for others see kernels_pairs.h
+constexpr int kInt8Rows = 4;  // rows of activations that narrow int8 maps meet together; others: kernels_pairs.h
+constexpr int kFewInt8Rows = kDenseRows;  // the same in a recurrence
 constexpr int kInt4Rows = 4;  // the same for int4
-constexpr int kRows = 6;  // the same for weights that come one strip at a time
 constexpr bool kHighApart = false;  // whether a single row's high nibbles are summed apart
-constexpr int kCells = 1;  // sixteens of units whose gates are computed together
 
-inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-inline void store(float* p, F v) {
-    _mm256_storeu_ps(p, v.a);
-    _mm256_storeu_ps(p + 8, v.b);
-}
-inline F load_n(const float* p, size_t n) {
-    float lanes[16] = {};
-    __builtin_memcpy(lanes, p, n * sizeof(float));
-    return load(lanes);
-}
-inline void store_n(float* p, F v, size_t n) {
-    float lanes[16];
-    store(lanes, v);
-    __builtin_memcpy(p, lanes, n * sizeof(float));
-}
-inline F splat(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
-inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
-inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
-inline F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
-inline F multiply_add(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
-inline F about_multiply_add(F x, F y, F z) { return multiply_add(x, y, z); }
-inline F reciprocal(F x) { return {_mm256_div_ps(_mm256_set1_ps(1.0f), x.a), _mm256_div_ps(_mm256_set1_ps(1.0f), x.b)}; }
-inline F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
-inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
-inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
-inline F abs(F x) {
-    __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
-    return {_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};
-}
-inline F within(F x, float limit) { return min(max(x, splat(-limit)), splat(limit)); }
-inline float reduce_max(F x) {
-    float lanes[8];
-    _mm256_storeu_ps(lanes, _mm256_max_ps(x.a, x.b));
-    float largest = lanes[0];
-    for (float lane : lanes) largest = lane > largest ? lane : largest;
-    return largest;
-}
-
-inline I load_i(const int32_t* p) {
-    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 8))};
-}
-inline I splat_i(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
-inline I add_i(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
-inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-// Added and subtracted again, 1.5 * 2**23 rounds to whole numbers, half to even; between, the low bits hold them.
-inline F split(F x, F& power) {
-    power = add(x, splat(0x1.8p23f));
-    return sub(x, sub(power, splat(0x1.8p23f)));
-}
-inline __m256 scale_by_power(__m256 p, __m256 shifted) {
-    return _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
-}
-inline F scale_by_power(F p, F power) {
-    return {scale_by_power(p.a, power.a), scale_by_power(p.b, power.b)};
-}
-inline void store_codes(int8_t* p, F v, uint8_t offset) {
-    // Packing works within 128-bit halves; the permutation puts the four quarters in order.
-    __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b));
-    words = _mm256_permute4x64_epi64(words, 0xD8);
-    __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(codes, _mm_set1_epi8(static_cast<char>(offset))));
-}
-inline void store_codes(int8_t* p, const F (&v)[4], uint8_t offset) {
-    for (int n = 0; n < 4; n++) store_codes(p + 16 * n, v[n], offset);
-}
-
-inline Tile load_tile(const void* p) {
-    auto bytes = static_cast<const char*>(p);
-    return {_mm256_load_si256(reinterpret_cast<const __m256i*>(bytes)),
-            _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes + 32))};
-}
 inline Quad load_quad(const int8_t* p) {
     int32_t v;
     __builtin_memcpy(&v, p, 4);
@@ -125,13 +45,6 @@ inline __m256i add_pairs(__m256i sum, __m256i x, __m256i w) {
 inline GroupSum dot_unsigned(GroupSum sum, Quad x, Tile w) {
     return {add_pairs(sum.a, x.codes, w.a), add_pairs(sum.b, x.codes, w.b)};
 }
-using Multipliers = I;
-inline Multipliers load_multipliers(const uint8_t* p) {
-    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
-            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
-}
-// Leaves the registers to the sums of a group, to which more is added.
-inline void put_away(I& total) { asm volatile("" : "+m"(total.a), "+m"(total.b)); }
 // The multiplier of each of a row's two sums: a byte of sixteen, twice. In assembly, for the tables to stay in memory.
 alignas(64) constexpr int8_t kTwice[64] = {
     0,  -1, 0,  -1, 1,  -1, 1,  -1, 2,  -1, 2,  -1, 3,  -1, 3,  -1, 4,  -1, 4,  -1, 5,  -1, 5,  -1,
@@ -148,13 +61,6 @@ inline Multipliers load_group_multipliers(const uint8_t* p) {
 inline I add_scaled(I total, GroupSum sum, Multipliers factor) {
     return add_i(total, {_mm256_madd_epi16(sum.a, factor.a), _mm256_madd_epi16(sum.b, factor.b)});
 }
-inline Tile low_nibbles(Tile w) {
-    __m256i mask = _mm256_set1_epi8(0x0F);
-    return {_mm256_and_si256(w.a, mask), _mm256_and_si256(w.b, mask)};
-}
-inline Tile high_nibbles(Tile w) {
-    return low_nibbles({_mm256_srli_epi16(w.a, 4), _mm256_srli_epi16(w.b, 4)});
-}
 inline Tile high_scaled(Tile w) { return high_nibbles(w); }
 inline GroupSum unscaled(GroupSum sum) { return sum; }
 // Two's complement nibbles, by a table of sixteen bytes.
@@ -165,6 +71,5 @@ inline Tile low_signed(Tile w) {
 }
 inline Tile high_signed(Tile w) { return low_signed({_mm256_srli_epi16(w.a, 4), _mm256_srli_epi16(w.b, 4)}); }
 inline I signed_sum(I sum) { return sum; }
-inline I mul_i(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
 
 }  // namespace

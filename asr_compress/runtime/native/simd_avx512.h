@@ -15,6 +15,7 @@ constexpr int kSums = 24;  // vectors of sums that the registers hold beside the
 constexpr int kDenseRows = 6;  // rows of activations that dense weights meet together
 constexpr int kFloatDepth = 1 << 30;  // columns of float weights that all rows meet before the next
 constexpr int kInt8Rows = 12;  // the same for many rows and int8: two strips at a time, so half the stream of weights
+constexpr int kFewInt8Rows = kDenseRows;  // the same in a recurrence
 constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 12;  // the same for weights that come one strip at a time
 constexpr int kCells = 4;  // sixteens of units whose gates are computed together
@@ -109,6 +110,7 @@ inline Tile low_signed(Tile w) {
 inline Tile high_signed(Tile w) { return _mm512_and_si512(w, _mm512_set1_epi8(static_cast<char>(0xF0))); }
 inline I signed_sum(I sum) { return _mm512_srai_epi32(sum, 4); }
 inline I mul_i(I a, I b) { return _mm512_mullo_epi32(a, b); }
+inline void put_away(I&) {}  // there are registers enough for a group's sums and the totals
 
 }  // namespace
 

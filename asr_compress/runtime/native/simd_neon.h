@@ -17,6 +17,7 @@ constexpr int kSums = 4;  // vectors of sums that the registers hold beside the 
 constexpr int kDenseRows = 4;  // rows of activations that dense weights meet together
 constexpr int kFloatDepth = 1 << 30;  // columns of float weights that all rows meet before the next
 constexpr int kInt8Rows = 4;  // the same for int8
+constexpr int kFewInt8Rows = kDenseRows;  // the same in a recurrence
 constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 4;  // the same for weights that come one strip at a time
 constexpr int kCells = 1;  // sixteens of units whose gates are computed together
@@ -125,6 +126,7 @@ inline Tile high_signed(const Tile& w) {
 }
 inline I signed_sum(const I& sum) { return sum; }
 inline I mul_i(const I& a, const I& b) { return parts<I>([&](int i) { return vmulq_s32(a.v[i], b.v[i]); }); }
+inline void put_away(I&) {}  // there are registers enough for a group's sums and the totals
 
 }  // namespace
 

@@ -15,6 +15,7 @@ constexpr int kSums = 1;  // vectors of sums that the registers hold beside the 
 constexpr int kDenseRows = 1;  // rows of activations that dense weights meet together
 constexpr int kFloatDepth = 1 << 30;  // columns of float weights that all rows meet before the next
 constexpr int kInt8Rows = 1;  // the same for int8
+constexpr int kFewInt8Rows = kDenseRows;  // the same in a recurrence
 constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 1;  // the same for weights that come one strip at a time
 constexpr int kCells = 1;  // sixteens of units whose gates are computed together
@@ -143,6 +144,7 @@ inline Tile low_signed(const Tile& w) { return bytes([&](int i) { return ((w.v[i
 inline Tile high_signed(const Tile& w) { return bytes([&](int i) { return w.v[i] >> 4; }); }
 inline I signed_sum(const I& sum) { return sum; }
 inline I mul_i(const I& a, const I& b) { return lanes<I>([&](int l) { return a.v[l] * b.v[l]; }); }
+inline void put_away(I&) {}  // there are registers enough for a group's sums and the totals
 
 }  // namespace
 

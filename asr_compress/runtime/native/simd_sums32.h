@@ -10,6 +10,5 @@ inline int32_t group_start_of(int32_t v) { return v; }
 inline GroupSum group_start(int32_t v) { return splat_i(v); }
 inline GroupSum add_groups(const GroupSum& x, const GroupSum& y) { return add_i(x, y); }
 inline Multipliers load_group_multipliers(const uint8_t* p) { return load_multipliers(p); }
-inline void put_away(I&) {}
 
 }  // namespace

@@ -1,0 +1,18 @@
+// Compiled with -mavx2 -mfma -mavxvnni.
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels.h"
+
+#ifdef __AVXVNNI__
+#include "simd_avxvnni.h"
+// after the lanes
+#include "kernels_impl.h"
+
+const asr::Kernels* asr::avxvnni_kernels() {
+    static constexpr Kernels kernels = table("avxvnni");
+    return &kernels;
+}
+#else
+const asr::Kernels* asr::avxvnni_kernels() { return nullptr; }
+#endif
