@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -449,8 +448,14 @@ def test_joint_refusals() -> None:
 
 
 @pytest.mark.slow
-def test_forty_million_parameters_in_seconds() -> None:
+def test_forty_million_parameters() -> None:
+    """How long it takes: benchmarks/passes.py."""
     model = AcousticModel([Recurrent(320, 1024), *(Recurrent(1024, 1024) for _ in range(4)), Linear(1024, 40)])
-    start = time.perf_counter()
-    SVD(LowRankParams(ratio=3.0)).prepare(model, Context())
-    assert time.perf_counter() - start < 60
+    step = SVD(LowRankParams(ratio=3.0))
+    report = step.prepare(model, Context()).merged(step.finalize(model))
+    assert len(report.touched) == 10
+    stored = [part for _, part in walk(to_network(model)) if isinstance(part, formats.LowRank)]
+    assert len(stored) == 10
+    assert all(
+        rows * cols / 3.3 < part.parameters < rows * cols / 2.9 for part in stored for rows, cols in [part.shape]
+    )
