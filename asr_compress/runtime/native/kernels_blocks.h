@@ -85,9 +85,9 @@ void block_int8(const BlockInt8& w, const Codes& x, const Output& out) {
     if (x.count == 1 && w.whole && out.add) return block_int8_row<true>(w, x, out);
     if (x.count == 1) return block_int8_row<false>(w, x, out);
     size_t quads = static_cast<size_t>(w.cols + kQuad - 1) / kQuad;
-    Tiles tiles = Tiles::of_nearly_equal_height(x.count, kRows);
+    Tiles tiles = Tiles::of_nearly_equal_height(x.count, kBlockInt8Rows);
     pack(x, tiles, quads);
-    each_tile_first<kRows>(w.count, tiles, out.backwards, BlockInt8Tile{w, x, out, quads});
+    each_tile_first<kBlockInt8Rows>(w.count, tiles, out.backwards, BlockInt8Tile{w, x, out, quads});
 }
 
 struct BlockInt4Tile {

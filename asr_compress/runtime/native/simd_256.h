@@ -13,6 +13,7 @@ constexpr int kSums = 6;  // vectors of sums that the registers hold beside the 
 constexpr int kDenseRows = 3;  // rows of activations that dense weights meet together
 constexpr int kFloatDepth = 48;  // columns of float weights that all rows meet before the next
 constexpr int kRows = 6;  // rows of activations that weights meet together which come one strip at a time
+constexpr int kBlockInt8Rows = kRows;  // the same for blocks of int8
 constexpr int kCells = 1;  // sixteens of units whose gates are computed together
 
 inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

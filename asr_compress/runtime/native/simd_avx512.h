@@ -18,6 +18,7 @@ constexpr int kInt8Rows = 12;  // the same for many rows and int8: two strips at
 constexpr int kFewInt8Rows = kDenseRows;  // the same in a recurrence
 constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 12;  // the same for weights that come one strip at a time
+constexpr int kBlockInt8Rows = 20;  // the same for blocks of int8, which take one sum a row
 constexpr int kCells = 4;  // sixteens of units whose gates are computed together
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }

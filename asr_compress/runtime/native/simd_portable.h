@@ -18,6 +18,7 @@ constexpr int kInt8Rows = 1;  // the same for int8
 constexpr int kFewInt8Rows = kDenseRows;  // the same in a recurrence
 constexpr int kInt4Rows = kDenseRows;  // the same for int4
 constexpr int kRows = 1;  // the same for weights that come one strip at a time
+constexpr int kBlockInt8Rows = kRows;  // the same for blocks of int8
 constexpr int kCells = 1;  // sixteens of units whose gates are computed together
 
 template <class Result, class Operation>
