@@ -7,6 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -32,7 +33,7 @@ from asr_compress.runtime.formats import (
     WeightFormat,
 )
 from asr_compress.runtime.formats.block_sparse import as_blocks
-from asr_compress.runtime.formats.int4 import LARGEST_BYTE_MULTIPLIER, LARGEST_MULTIPLIER, encode_groups
+from asr_compress.runtime.formats.int4 import LARGEST_BYTE_MULTIPLIER, LARGEST_MULTIPLIER
 from asr_compress.runtime.formats.nibbles import pack_nibbles
 from asr_compress.runtime.native_backend import NativeBackend
 from asr_compress.runtime.network import Bidirectional, ConstantGates, Linear, LSTMLayer, Network
@@ -59,8 +60,8 @@ def blocks(kind: type[BlockSparseInt8] | type[BlockSparseInt4], sparsity: float,
 
 def int4_beyond_bytes(weights: np.ndarray) -> Int4:
     """With multipliers that take a weight beyond int8, as other programs may write them."""
-    nibbles, multipliers, scales = encode_groups(weights, 32, LARGEST_MULTIPLIER)
-    return Int4(pack_nibbles(nibbles), multipliers, scales, weights.shape[1])
+    stored = Int4.encode(weights)
+    return replace(stored, multipliers=stored.multipliers * np.uint8(LARGEST_MULTIPLIER // LARGEST_BYTE_MULTIPLIER))
 
 
 INTEGER: dict[str, Encode] = {

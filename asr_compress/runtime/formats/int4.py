@@ -148,10 +148,8 @@ class Int4Float(FloatFormat):
         return cls(Int4.from_tensors({**meta, "input_scale": None}, tensors))
 
 
-def encode_groups(
-    weights: np.ndarray, group: int, largest: int = LARGEST_BYTE_MULTIPLIER
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two-level quantization of float32 (rows, cols) in groups of columns, multipliers up to `largest`.
+def encode_groups(weights: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two-level quantization of float32 (rows, cols) in groups of columns.
 
     Returns nibbles uint8 (rows, cols), multipliers uint8 (rows, ceil(cols / group)), scales float32 (rows,).
     """
@@ -164,16 +162,16 @@ def encode_groups(
     # A few rows at a time stay in the cache.
     for first in range(0, rows, _ROWS_AT_ONCE):
         some = slice(first, first + _ROWS_AT_ONCE)
-        nibbles[some], multipliers[some], scales[some] = _encode_rows(weights[some], group, largest)
+        nibbles[some], multipliers[some], scales[some] = _encode_rows(weights[some], group)
     return nibbles, multipliers, scales
 
 
-def _encode_rows(weights: np.ndarray, group: int, largest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _encode_rows(weights: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows, cols = weights.shape
     groups = -(-cols // group)
     padded = np.zeros((rows, groups * group), np.float32)
     padded[:, :cols] = weights
-    scales = row_scales(weights, LARGEST * largest)
+    scales = row_scales(weights, LARGEST * LARGEST_BYTE_MULTIPLIER)
     scales = np.where(scales > 0, scales, np.float32(1))
     # In units of the row's scale, so that squares neither overflow nor vanish.
     grouped = padded.reshape(rows, groups, group) / scales[:, None, None]
@@ -184,7 +182,7 @@ def _encode_rows(weights: np.ndarray, group: int, largest: int) -> tuple[np.ndar
     multipliers = np.zeros((rows, groups), np.uint8)
     factors = np.ones(rows, np.float32)
     for factor in map(np.float32, _ROW_FACTORS):
-        tried_codes, tried = _encode_grouped(grouped / factor, steps / factor, largest)
+        tried_codes, tried = _encode_grouped(grouped / factor, steps / factor)
         meant = tried_codes * tried[:, :, None].astype(np.float32)
         fitted = _fitted(grouped, meant, factor)
         error = np.square(grouped - meant * fitted[:, None, None]).sum(axis=(1, 2))
@@ -197,14 +195,14 @@ def _encode_rows(weights: np.ndarray, group: int, largest: int) -> tuple[np.ndar
     return nibbles, multipliers, scales * factors
 
 
-def _encode_grouped(grouped: np.ndarray, steps: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
+def _encode_grouped(grouped: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes int8 (rows, groups, group) and multipliers uint8 (rows, groups), for a row's scale of one."""
     best_error = np.full(steps.shape, np.inf, np.float32)
     codes = np.zeros(grouped.shape, np.int8)
     multipliers = np.zeros(steps.shape, np.uint8)
     for clipping in _CLIPPINGS:
         # A group far below its row's largest still gets the smallest step rather than none.
-        tried = np.clip(np.rint(steps * np.float32(clipping)), 1, largest)
+        tried = np.clip(np.rint(steps * np.float32(clipping)), 1, LARGEST_BYTE_MULTIPLIER)
         step = tried[:, :, None]
         tried_codes = np.clip(np.rint(grouped / step), LEAST, LARGEST)
         error = np.square(grouped - tried_codes * step).sum(axis=2)

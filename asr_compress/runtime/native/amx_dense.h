@@ -193,9 +193,9 @@ private:
 
 template <class Weights>
 void multiply_by_tiles(const Weights& w, const Codes& x, const Output& out) {
-    const TiledRows rows(x.count, w.quads * kQuad, kTileRowBytes);
+    const TiledRows rows(x.count, w.quads * kQuad);
     rows.pack(x, w.quads * kQuad);
-    const TileShapes shapes(rows.height, kTileQuads);
+    const TileShapes shapes(rows.height);
     DenseTiles<Weights>(w, x, out, rows).run();
 }
 

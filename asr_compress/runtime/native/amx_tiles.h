@@ -17,10 +17,10 @@ constexpr size_t kNextQuad = kStrips * kTileBytes;  // from a strip's quad to it
 // The processor's tiles: 0 to 3 hold sums, 4 and 5 activations, `height` rows of them, 6 and 7 weights.
 class TileShapes {
 public:
-    TileShapes(int height, int quads) {
+    explicit TileShapes(int height) {
         for (int i = 0; i < 8; i++) {
-            shapes_.row_bytes[i] = static_cast<uint16_t>(i == 4 || i == 5 ? quads * kQuad : kTileRowBytes);
-            shapes_.rows[i] = static_cast<uint8_t>(i < 6 ? height : quads);
+            shapes_.row_bytes[i] = kTileRowBytes;
+            shapes_.rows[i] = static_cast<uint8_t>(i < 6 ? height : kTileQuads);
         }
         _tile_loadconfig(&shapes_);
     }
@@ -35,30 +35,28 @@ private:
     } shapes_;
 };
 
-// Activations by tiles of `height` rows and `depth` bytes of each: [tiles][depths][height][depth]. Where a tile lacks
-// rows or a row lacks columns stand zeros, which add nothing.
+// Activations by tiles of `height` rows and 64 bytes of each: [tiles][depths][height][64]. Where a tile lacks rows or a
+// row lacks columns stand zeros, which add nothing.
 struct TiledRows {
-    int count, tiles, height, depth, depths;
+    int count, tiles, height, depths;
 
-    TiledRows(int rows, int cols, int depth_of_tile)
+    TiledRows(int rows, int cols)
         : count(rows), tiles((rows + kTileRows - 1) / kTileRows), height((rows + tiles - 1) / tiles),
-          depth(depth_of_tile), depths((cols + depth - 1) / depth) {}
-    size_t step_bytes() const { return static_cast<size_t>(height) * depth; }
+          depths((cols + kTileRowBytes - 1) / kTileRowBytes) {}
+    size_t step_bytes() const { return static_cast<size_t>(height) * kTileRowBytes; }
     size_t tile_bytes() const { return static_cast<size_t>(depths) * step_bytes(); }
     int first(int tile) const { return tile * height; }
-    int rows_of(int tile) const { return count - first(tile) < height ? count - first(tile) : height; }
 
     // `cols`: bytes of a row that are there.
     void pack(const Codes& x, int cols) const {
-        const auto mask_of = [](int bytes) { return ~uint64_t{0} >> (64 - bytes); };
         for (int tile = 0, r = 0; tile < tiles; tile++) {
             for (int row = 0; row < height; row++, r++) {
                 const int8_t* from = x.codes + static_cast<size_t>(r) * x.stride;
-                int8_t* to = x.packed + tile * tile_bytes() + static_cast<size_t>(row) * depth;
-                for (int d = 0; d < depths; d++, from += depth, to += step_bytes()) {
-                    const int left = cols - d * depth;
-                    const __mmask64 there = r < count ? mask_of(left < depth ? left : depth) : 0;
-                    _mm512_mask_storeu_epi8(to, mask_of(depth), _mm512_maskz_loadu_epi8(there, from));
+                int8_t* to = x.packed + tile * tile_bytes() + static_cast<size_t>(row) * kTileRowBytes;
+                for (int d = 0; d < depths; d++, from += kTileRowBytes, to += step_bytes()) {
+                    const int left = cols - d * kTileRowBytes;
+                    const __mmask64 whole = ~uint64_t{0} >> (left < kTileRowBytes ? kTileRowBytes - left : 0);
+                    _mm512_storeu_si512(to, _mm512_maskz_loadu_epi8(r < count ? whole : 0, from));
                 }
             }
         }

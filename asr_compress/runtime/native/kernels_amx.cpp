@@ -18,7 +18,7 @@ constexpr int kProbeDepths = 16;  // tiles of a row
 
 // Pairs of tiles of weights against pairs of activations, as DenseInt8Tiles does.
 int32_t probe_loaded(const int8_t* weights, size_t count, size_t* macs) {
-    const TileShapes shapes(kTileRows, kTileQuads);
+    const TileShapes shapes(kTileRows);
     constexpr size_t tile = kTileQuads * kTileBytes;
     alignas(64) static const int8_t activations[2 * kProbeDepths * kTileRows * kTileRowBytes] = {};
     alignas(64) int32_t sums[kTileRows * kLanes];
@@ -44,7 +44,7 @@ int32_t probe_loaded(const int8_t* weights, size_t count, size_t* macs) {
 }
 
 int32_t probe_int8(size_t dots, size_t* macs) {
-    const TileShapes shapes(kTileRows, kTileQuads);
+    const TileShapes shapes(kTileRows);
     alignas(64) int32_t sums[kTileRows * kLanes];
     for (int i = 0; i < kTileRows * kLanes; i++) sums[i] = i;
     _tile_loadd(6, sums, kTileRowBytes);
