@@ -55,6 +55,11 @@ struct GroupInt4 {
     const uint8_t* tiles;        // [panels][octets][strips in panel]
     const uint8_t* multipliers;  // [panels][groups][64]
     const float* scales;         // [panels * 64]
+    const int32_t* correction;   // [panels * 64]: as that of DenseInt8, for the weights as int8 if they are `bytes`
+    int octets_of(int group) const {
+        int left = octets - group * group_octets;
+        return left < group_octets ? left : group_octets;
+    }
 };
 
 // As BlockInt8, but two consecutive blocks share a tile's bytes: low nibbles the first, high nibbles the second; a

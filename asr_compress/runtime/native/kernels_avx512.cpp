@@ -8,9 +8,11 @@
 #include "simd_avx512.h"
 // after the lanes
 #include "kernels_impl.h"
+// after both
+#include "kernels_int4_bytes.h"
 
 const asr::Kernels* asr::avx512_kernels() {
-    static constexpr Kernels kernels = table("avx512");
+    static constexpr Kernels kernels = int4_as_bytes(table("avx512"));
     return &kernels;
 }
 #else

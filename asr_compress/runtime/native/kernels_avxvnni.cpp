@@ -8,9 +8,11 @@
 #include "simd_avxvnni.h"
 // after the lanes
 #include "kernels_impl.h"
+// after both
+#include "kernels_int4_bytes.h"
 
 const asr::Kernels* asr::avxvnni_kernels() {
-    static constexpr Kernels kernels = table("avxvnni");
+    static constexpr Kernels kernels = int4_as_bytes(table("avxvnni"));
     return &kernels;
 }
 #else

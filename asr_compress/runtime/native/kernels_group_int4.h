@@ -5,11 +5,6 @@ namespace {
 
 constexpr int kGroupOctets = 4;  // as groups have them unless a format says otherwise: their loop unrolls
 
-inline int octets_of(const GroupInt4& w, int group) {
-    int left = w.octets - group * w.group_octets;
-    return left < w.group_octets ? left : w.group_octets;
-}
-
 // One row alone. Taking nibbles apart is then most of the work, so high ones are summed apart, where they are.
 struct GroupInt4Row {
     static constexpr int strips = strips_for(3);  // each has two sums of the group and a total
@@ -42,7 +37,7 @@ struct GroupInt4Row {
         };
         for (int group = 0; group < w.groups; group++, multipliers += kPanelRows) {
             UNROLL for (int s = 0; s < strips; s++) low[s] = group_start(starts[group]), high[s] = group_start(0);
-            int octets = octets_of(w, group);
+            int octets = w.octets_of(group);
             if (octets == kGroupOctets) {
                 UNROLL for (int k = 0; k < kGroupOctets; k++) octet();
             } else {
@@ -95,7 +90,7 @@ struct GroupInt4Tile {
                 quad += 2 * ROWS * kQuad;
                 tile += kStrips * kTileBytes;
             };
-            int octets = octets_of(w, group);
+            int octets = w.octets_of(group);
             if (octets == kGroupOctets) {
                 UNROLL for (int k = 0; k < kGroupOctets; k++) octet();
             } else {

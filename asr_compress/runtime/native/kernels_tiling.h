@@ -130,6 +130,12 @@ inline void with_height(int height, const Body& body, int unit, int first) {
     body.template run<MOST>(unit, first);
 }
 
+template <int MOST, class Body>
+inline void each_tile(const Tiles& tiles, const Body& body, int unit) {
+    for (int tile = 0, first = 0; tile < tiles.count; first += tiles.height(tile++))
+        with_height<MOST>(tiles.height(tile), body, unit, first);
+}
+
 // Runs every tile of rows against every unit of weights (a panel or a strip): unit after unit, so that weights come
 // from far away once. Units are visited from either end.
 template <int MOST, class Body>
@@ -139,9 +145,7 @@ inline void each(int units, const Tiles& tiles, bool backwards, const Body& body
         for (int left = units; left > 0; left--, unit += step) body.template run<1>(unit, 0);
         return;
     }
-    for (int left = units; left > 0; left--, unit += step)
-        for (int tile = 0, first = 0; tile < tiles.count; first += tiles.height(tile++))
-            with_height<MOST>(tiles.height(tile), body, unit, first);
+    for (int left = units; left > 0; left--, unit += step) each_tile<MOST>(tiles, body, unit);
 }
 
 // The same, tile after tile: for strips of few blocks, whose weights are read in order and so come fast from further

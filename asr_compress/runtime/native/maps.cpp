@@ -193,20 +193,24 @@ std::unique_ptr<Map> pack_int4(const Kernels& kernels, WeightMemory& memory, int
     int groups = ceil_div(cols, group), panels = ceil_div(rows, kPanelRows), octets = ceil_div(cols, 8);
     expect("codes", codes.count, product_of(static_cast<size_t>(rows), row_bytes));
     expect("multipliers", multipliers.count, product_of(static_cast<size_t>(rows), static_cast<size_t>(groups)));
+    const uint8_t* end = multipliers.data + multipliers.count;
+    const bool bytes = std::all_of(multipliers.data, end, [](uint8_t m) { return m <= kByteMultiplier; });
     size_t panel_bytes = static_cast<size_t>(octets) * kStrips * kTileBytes;
     size_t panel_multipliers = static_cast<size_t>(groups) * kPanelRows;
     uint8_t* tiles = memory.take<uint8_t>(product_of(static_cast<size_t>(panels), panel_bytes));
     uint8_t* factors = memory.take<uint8_t>(product_of(static_cast<size_t>(panels), panel_multipliers));
+    int32_t* correction = memory.take<int32_t>(static_cast<size_t>(panels) * kPanelRows);
     std::memset(tiles, 0x88, product_of(static_cast<size_t>(panels), panel_bytes));  // code 0 everywhere
     for (int r = 0; r < rows; r++) {
         const uint8_t* row = codes.data + r * row_bytes;
+        const uint8_t* row_multipliers = multipliers.data + static_cast<size_t>(r) * groups;
         uint8_t* strip = tiles + (r / kPanelRows) * panel_bytes + (r % kPanelRows) * kQuad;
         for (int c = 0; c < cols; c++) {
             int nibble = row[c / 2] >> (c % 2 * 4) & 15, shift = c / kQuad % 2 * 4;
             uint8_t& byte = strip[static_cast<size_t>(c / 8) * kStrips * kTileBytes + c % kQuad];
             byte = static_cast<uint8_t>((byte & ~(15 << shift)) | nibble << shift);
+            if (bytes) correction[r] -= (nibble - 8) * row_multipliers[c / group] * kernels.code_offset;
         }
-        const uint8_t* row_multipliers = multipliers.data + static_cast<size_t>(r) * groups;
         int64_t largest = 0;
         for (int g = 0; g < groups; g++) {
             factors[(r / kPanelRows) * panel_multipliers + static_cast<size_t>(g) * kPanelRows + r % kPanelRows] =
@@ -216,10 +220,8 @@ std::unique_ptr<Map> pack_int4(const Kernels& kernels, WeightMemory& memory, int
         if (largest > INT32_MAX) throw std::invalid_argument("the multipliers of a row could overflow an int32 sum");
     }
     float* padded = panel_scales(memory, scales, rows, panels);
-    const uint8_t* end = multipliers.data + multipliers.count;
-    const bool bytes = std::all_of(multipliers.data, end, [](uint8_t m) { return m <= kByteMultiplier; });
     const size_t panel = bytes ? kernels.panel_bytes * static_cast<size_t>(ceil_div(cols, kPanelCols)) * kPanelCols : 0;
-    GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, bytes, tiles, factors, padded};
+    GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, bytes, tiles, factors, padded, correction};
     return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(
         packed, input_scale, IntegerMap::Needs{0, kernels.packed_strides, groups, panel});
 }

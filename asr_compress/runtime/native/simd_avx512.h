@@ -101,6 +101,17 @@ inline I add_scaled(I total, I sum, Multipliers factor) {
 }
 inline Tile low_nibbles(Tile w) { return _mm512_and_si512(w, _mm512_set1_epi8(0x0F)); }
 inline Tile high_nibbles(Tile w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(0x0F)); }
+// What turns nibbles into weights: nibble * multiplier - 8 * multiplier. Two bytes at a time, for a nibble times its
+// multiplier fits eight bits and nothing is carried from one to the other.
+struct ByteMultipliers { __m512i pairs, eights; };
+inline ByteMultipliers load_byte_multipliers(const uint8_t* p) {
+    const I of_rows = load_multipliers(p), pairs = _mm512_or_si512(of_rows, _mm512_slli_epi32(of_rows, 16));
+    return {pairs, _mm512_slli_epi16(_mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 8)), 3)};
+}
+inline Tile weights_of(Tile nibbles, const ByteMultipliers& m) {
+    return _mm512_sub_epi8(_mm512_mullo_epi16(nibbles, m.pairs), m.eights);
+}
+inline void store_tile(void* p, Tile w) { _mm512_store_si512(p, w); }
 // High nibbles where they are, 16 times their value, which unscaled takes off a sum: an operation less for each.
 inline Tile high_scaled(Tile w) { return _mm512_and_si512(w, _mm512_set1_epi8(static_cast<char>(0xF0))); }
 inline I unscaled(I sum) { return _mm512_srai_epi32(sum, 4); }

@@ -39,6 +39,24 @@ inline __m256i add_words(__m256i total, __m256i sum, __m256i factor) {
 inline I add_scaled(I total, I sum, Multipliers factor) {
     return {add_words(total.a, sum.a, factor.a), add_words(total.b, sum.b, factor.b)};
 }
+// What turns nibbles into weights, see simd_avx512.h.
+struct ByteMultipliers { Tile pairs, eights; };
+inline ByteMultipliers load_byte_multipliers(const uint8_t* p) {
+    const I of_rows = load_multipliers(p);
+    const auto twice = [](__m256i x) { return _mm256_or_si256(x, _mm256_slli_epi32(x, 16)); };
+    const auto eight = [](__m256i x) { return _mm256_slli_epi16(_mm256_or_si256(x, _mm256_slli_epi16(x, 8)), 3); };
+    const Tile pairs{twice(of_rows.a), twice(of_rows.b)};
+    return {pairs, {eight(pairs.a), eight(pairs.b)}};
+}
+inline Tile weights_of(Tile nibbles, const ByteMultipliers& m) {
+    return {_mm256_sub_epi8(_mm256_mullo_epi16(nibbles.a, m.pairs.a), m.eights.a),
+            _mm256_sub_epi8(_mm256_mullo_epi16(nibbles.b, m.pairs.b), m.eights.b)};
+}
+inline void store_tile(void* p, Tile w) {
+    auto bytes = static_cast<char*>(p);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(bytes), w.a);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(bytes + 32), w.b);
+}
 // High nibbles where they are, 16 times their value, which unscaled takes off a sum: an operation less for each.
 inline Tile high_scaled(Tile w) {
     __m256i mask = _mm256_set1_epi8(static_cast<char>(0xF0));
