@@ -138,6 +138,19 @@ def test_recurrences_of_many_rows_at_once(name, rows, cols, lengths):
         assert all(map(np.array_equal, with_set(isa, network).run_batch(batch), expected)), isa
 
 
+@pytest.mark.parametrize("name", ["int4", "int4 groups of 8", "int4 beyond bytes"])
+@given(hidden=st.integers(3, 150), lengths=st.lists(st.integers(1, 24), min_size=1, max_size=16))
+@settings(max_examples=8, deadline=None)
+def test_recurrences_of_many_steps(name, hidden, lengths):
+    """Weights that several utterances meet for long enough are unpacked once for all of it."""
+    make = Maker(hidden, INTEGER[name])
+    network = (make.lstm(20, hidden),)
+    batch = [make.frames(length, 20) for length in sorted([*lengths, 24, 24], reverse=True)[:16]]
+    expected = Engine(network, "reference").run_batch(batch)
+    for isa in SETS:
+        assert all(map(np.array_equal, with_set(isa, network).run_batch(batch), expected)), isa
+
+
 @pytest.mark.parametrize(("name", "cols"), [("int8", 1030), ("int4", 1030), ("int4 beyond bytes", 1030)])
 @pytest.mark.parametrize("count", [8, 12, 16, 17, 33, 64])
 def test_large_products_of_many_rows(isa, name, cols, count):

@@ -138,6 +138,8 @@ struct Kernels {
     void (*dense_int8)(const DenseInt8&, const Codes&, const Output&);
     void (*block_int8)(const BlockInt8&, const Codes&, const Output&);
     void (*group_int4)(const GroupInt4&, const Codes&, const Output&);  // codes without offset
+    // All weights as int8, as DenseInt8 has them, where they are `bytes`; null where the product gains nothing.
+    void (*int4_bytes)(const GroupInt4&, int8_t* tiles);
     void (*block_int4)(const BlockInt4&, const Codes&, const Output&);
     void (*dense_f32)(const DenseF32&, const float* const* x, int count, const Output&);  // x: pointers to rows
 

@@ -23,8 +23,14 @@ void group_int4_as_bytes(const GroupInt4& w, const Codes& x, const Output& out) 
     }
 }
 
+void int4_bytes(const GroupInt4& w, int8_t* tiles) {
+    const size_t panel_bytes = static_cast<size_t>(2 * w.octets) * kStrips * kTileBytes;
+    for (int panel = 0; panel < w.panels; panel++, tiles += panel_bytes) multiply_out(w, panel, tiles);
+}
+
 constexpr Kernels int4_as_bytes(Kernels kernels) {
     kernels.panel_bytes = kPanelRows;
+    kernels.int4_bytes = int4_bytes;
     kernels.group_int4 = group_int4_as_bytes;
     return kernels;
 }

@@ -32,7 +32,6 @@ struct Utterances {
 // Rows of one product over time: of an LSTM's inputs, of a linear layer. More of them share each load of the weights;
 // fewer stay in the nearest cache beside a panel of them. Weights from afar are read for as many as possible at once.
 constexpr size_t kInputRows = 60, kMostInputRows = 120;  // whole tiles of 3, 12 or 15 rows
-constexpr size_t kNearWeights = 1024 * 1024;             // that the second-level cache holds
 inline size_t input_rows(const Map& map) {
     return static_cast<size_t>(map.rows) * static_cast<size_t>(map.cols) > kNearWeights ? kMostInputRows : kInputRows;
 }

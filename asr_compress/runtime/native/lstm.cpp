@@ -9,6 +9,8 @@
 namespace asr {
 namespace {
 
+constexpr size_t kManySteps = 16;  // that are worth a map's unpacking
+
 class LSTMDirection {
 public:
     explicit LSTMDirection(Direction direction) : d_(std::move(direction)) {
@@ -41,6 +43,7 @@ public:
         size_t products = std::max(d_.input_map->scratch_bytes(rows), d_.recurrent_map->scratch_bytes(batch));
         if (const Map::Quantization* quantization = d_.input_map->quantization())
             total += scratch_for<int8_t>(rows * quantization->stride) + scratch_for<float>(rows);
+        total += d_.recurrent_map->unpacked_bytes();
         return total + (d_.projection ? std::max(products, d_.projection->scratch_bytes(batch)) : products);
     }
 
@@ -56,6 +59,9 @@ public:
         work.all_gates = scratch.take<float>(4 * hidden_);
         for (const Run& run : constant_runs_)
             std::copy_n(d_.constant_values.data() + run.from, run.count, work.all_gates + run.to);
+        std::unique_ptr<Map> unpacked;
+        if (to - from >= kManySteps && active_at(u, from) > 1) unpacked = d_.recurrent_map->unpacked(kernels, scratch);
+        const Map& recurrent_map = unpacked ? *unpacked : *d_.recurrent_map;
         // The outputs of the step before: in the state at first, then where they were put out.
         Before before;
         std::copy_n(state, u.count, before.outputs);
@@ -71,7 +77,7 @@ public:
             float* gates = work.gates;
             for (; step < end; step++) {
                 size_t n = active_at(u, step);
-                advance(kernels, u, out_stride, step, n, gates, before, state, work, scratch);
+                advance(kernels, u, out_stride, step, n, gates, before, state, recurrent_map, work, scratch);
                 gates += n * stride_;
             }
         }
@@ -150,11 +156,12 @@ private:
     // keeps a line of it in the nearest cache from one to the other. `state` holds their cells; its outputs are brought
     // up to date by `run`.
     void advance(const Kernels& kernels, const Utterances& u, size_t out_stride, size_t step, size_t n,
-                 float* rows, Before& before, float* const* state, const Work& work, Scratch& scratch) const {
+                 float* rows, Before& before, float* const* state, const Map& recurrent_map, const Work& work,
+                 Scratch& scratch) const {
         // Every second step visits the weights from the other end: what the step before read last is still in the
         // nearer caches, even where the whole map does not fit them.
         bool backwards = step % 2;
-        d_.recurrent_map->product(kernels, before.outputs, static_cast<int>(n),
+        recurrent_map.product(kernels, before.outputs, static_cast<int>(n),
                                   Output{rows, stride_, rows, stride_, backwards}, scratch, before.largest);
         for (size_t i = 0; i < n; i++) {
             const float* gates = rows + i * stride_;

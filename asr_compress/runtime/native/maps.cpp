@@ -92,6 +92,10 @@ private:
     size_t packed_bytes_, sums_, panel_;
 };
 
+IntegerMap::Needs int8_needs(const Kernels& kernels) {
+    return {kernels.code_offset, kernels.packed_strides, kernels.sums};
+}
+
 template <class Packed, void (*Kernels::*kernel)(const Packed&, const Codes&, const Output&)>
 class PackedMap final : public IntegerMap {
 public:
@@ -103,6 +107,32 @@ private:
         (kernels.*kernel)(packed_, x, out);
     }
     Packed packed_;
+};
+
+class Int4Map final : public IntegerMap {
+public:
+    Int4Map(const GroupInt4& packed, float input_scale, const Needs& needs)
+        : IntegerMap(packed.rows, packed.cols, input_scale, needs), packed_(packed) {}
+
+    size_t unpacked_bytes() const override {
+        const size_t bytes = static_cast<size_t>(packed_.panels) * packed_.octets * 2 * kStrips * kTileBytes;
+        return packed_.bytes && bytes <= kNearWeights ? scratch_for<int8_t>(bytes + kReadAhead) : 0;
+    }
+    std::unique_ptr<Map> unpacked(const Kernels& kernels, Scratch& scratch) const override {
+        if (!kernels.int4_bytes || !unpacked_bytes()) return nullptr;
+        auto tiles = scratch.take<int8_t>(unpacked_bytes());
+        kernels.int4_bytes(packed_, tiles);
+        const DenseInt8 bytes{rows, cols, packed_.panels, 2 * packed_.octets, tiles, packed_.scales, packed_.correction};
+        return std::make_unique<PackedMap<DenseInt8, &Kernels::dense_int8>>(
+            bytes, quantization()->input_scale, int8_needs(kernels));
+    }
+
+private:
+    static constexpr size_t kReadAhead = 4096;  // kernels read whole tiles, of up to 16 quads
+    void multiply(const Kernels& kernels, const Codes& x, const Output& out) const override {
+        kernels.group_int4(packed_, x, out);
+    }
+    GroupInt4 packed_;
 };
 
 class FloatMap final : public Map {
@@ -180,7 +210,7 @@ std::unique_ptr<Map> pack_int8(const Kernels& kernels, WeightMemory& memory, int
     float* padded = panel_scales(memory, scales, rows, panels);
     DenseInt8 packed{rows, cols, panels, quads, tiles, padded, correction};
     return std::make_unique<PackedMap<DenseInt8, &Kernels::dense_int8>>(
-        packed, input_scale, IntegerMap::Needs{kernels.code_offset, kernels.packed_strides, kernels.sums});
+        packed, input_scale, int8_needs(kernels));
 }
 
 std::unique_ptr<Map> pack_int4(const Kernels& kernels, WeightMemory& memory, int rows, int cols, int group,
@@ -222,8 +252,8 @@ std::unique_ptr<Map> pack_int4(const Kernels& kernels, WeightMemory& memory, int
     float* padded = panel_scales(memory, scales, rows, panels);
     const size_t panel = bytes ? kernels.panel_bytes * static_cast<size_t>(ceil_div(cols, kPanelCols)) * kPanelCols : 0;
     GroupInt4 packed{rows, cols, panels, octets, group / 8, groups, bytes, tiles, factors, padded, correction};
-    return std::make_unique<PackedMap<GroupInt4, &Kernels::group_int4>>(
-        packed, input_scale, IntegerMap::Needs{0, kernels.packed_strides, groups, panel});
+    return std::make_unique<Int4Map>(packed, input_scale,
+                                     IntegerMap::Needs{0, kernels.packed_strides, groups, panel});
 }
 
 namespace {

@@ -12,6 +12,8 @@ namespace asr {
 // on the same few places of the caches.
 constexpr size_t gate_stride(size_t rows) { return ((rows + kLanes - 1) / kLanes | 1) * kLanes; }
 
+constexpr size_t kNearWeights = 1024 * 1024;  // of a map, that the second-level cache holds
+
 class Map {
 public:
     Map(int rows, int cols) : rows(rows), cols(cols) {}
@@ -37,6 +39,11 @@ public:
     virtual const Quantization* quantization() const { return nullptr; }
     // The product of rows that are quantized already.
     virtual void product_of_codes(const Kernels&, const int8_t*, const float*, int, const Output&, Scratch&) const {}
+
+    // The same map with weights that meet a few rows faster, in `scratch` as long as they stay there; null if it has
+    // none. To make them takes about as long as a step of a recurrence.
+    virtual std::unique_ptr<Map> unpacked(const Kernels&, Scratch&) const { return nullptr; }
+    virtual size_t unpacked_bytes() const { return 0; }  // of scratch
 
     const int rows, cols;
 };
