@@ -38,7 +38,9 @@ FILE_FLAGS = {
     },
     "aarch64": {"kernels_neon.cpp": ["-march=armv8.2-a+dotprod"]},
 }
-MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+# For scripts/emulate_arm.sh, which compiles for another machine.
+MACHINE = os.environ.get("ASR_COMPRESS_MACHINE", platform.machine()).lower()
+MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(MACHINE, MACHINE)
 # For scripts/sanitize.sh: "address,undefined" or "thread".
 SANITIZE = os.environ.get("ASR_COMPRESS_SANITIZE", "")
 

@@ -20,13 +20,14 @@ thread) flags=thread library=libtsan.so tests="threads or whole_networks" ;;
     ;;
 esac
 
-python=${PYTHON:-python3}
+python=$(command -v "${PYTHON:-python3}")
+case $python in /*) ;; *) python=$PWD/$python ;; esac
 compiler=${CXX:-g++}
 here=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-cp -R "$here/asr_compress" "$here/tests" "$here/setup.py" "$here/setup.cfg" "$here/pyproject.toml" "$work"
+for part in asr_compress tests setup.py setup.cfg pyproject.toml README.md LICENSE; do cp -R "$here/$part" "$work"; done
 cd "$work"
 find asr_compress -name '_native*.so' -exec rm {} +
 ASR_COMPRESS_SANITIZE=$flags CXX=$compiler "$python" setup.py -q build_ext --inplace

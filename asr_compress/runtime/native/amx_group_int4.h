@@ -4,7 +4,7 @@
 #include "amx_dense.h"
 #include "simd_avx512.h"
 // after the lanes
-#include "int4_bytes.h"
+#include "multiply_out.h"
 
 namespace {
 

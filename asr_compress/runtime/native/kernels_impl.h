@@ -29,9 +29,9 @@ using namespace asr;
 namespace {
 
 constexpr Kernels table(const char* name) {
-    return {name,       kCodeOffset, 1,          0,           0,            quantize,      largest, dense_int8,
-            block_int8, group_int4,  nullptr, block_int4, dense_f32,   lstm_cell,    layer_norm,    normalize, clamp,
-            add_product, cell_forward, cell_backward, log_mel, probe_read,  probe_int8,    nullptr};
+    return {name,       kCodeOffset, 1,          0,          0,         quantize,    largest,      dense_int8,
+            block_int8, group_int4,  nullptr,    block_int4, dense_f32, lstm_cell,   layer_norm,   normalize,
+            clamp,      add_product, cell_forward, cell_backward, log_mel, probe_read, probe_int8, nullptr};
 }
 
 }  // namespace

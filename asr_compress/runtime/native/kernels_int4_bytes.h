@@ -1,12 +1,12 @@
 // int4 for many rows where there is an 8-bit dot product: a panel at a time as int8. After kernels_impl.h.
 #pragma once
 
-#include "int4_bytes.h"
+#include "multiply_out.h"
 
 namespace {
 
 void group_int4_as_bytes(const GroupInt4& w, const Codes& x, const Output& out) {
-    // A recurrence meets its weights once a step, and would have them multiplied out at each.
+    // A recurrence would have its weights multiplied out at each step.
     if (x.count <= kMaxBatch || !w.bytes || w.rows <= kNarrow) return group_int4(w, x, out);
     const int quads = 2 * w.octets;
     const size_t panel_bytes = static_cast<size_t>(quads) * kStrips * kTileBytes;

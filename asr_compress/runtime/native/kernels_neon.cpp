@@ -1,4 +1,4 @@
-// Compiled with -march=armv8.2-a+dotprod. Written to the same contract as the others, but no machine at hand could run it.
+// Compiled with -march=armv8.2-a+dotprod. scripts/emulate_arm.sh runs the tests of it on other machines.
 #include <stddef.h>
 #include <stdint.h>
 

@@ -1,4 +1,4 @@
-// int4 as int8: codes times the multipliers of their groups. After a simd_*.h that has ByteMultipliers.
+// int4 as int8: codes times the multipliers of their groups. After a simd_*.h with ByteMultipliers.
 #pragma once
 
 #include "kernels.h"
