@@ -49,6 +49,8 @@ _WARM_UP_ROUNDS = 1
 _LEAST_S = 2.0  # small shapes take more rounds, or a moment's disturbance would decide
 _MOST_ROUNDS = 50
 _FAR_BEHIND = 2.5  # peers so many times slower than the fastest one are timed once
+_REST_S = 0.005  # peers' threads spin for a moment when they are done, on the core that the next one's want
+_TRIES = 3  # before that is said of one
 _COMPARED_FRAMES = 100  # outputs are compared on so many
 # Relative difference to the float32 outputs, over all of them. Random weights are harder to quantize than trained ones.
 _LIMITS = {"float32": 1e-3, "f32": 1e-3, "bf": 0.05, "int8": 0.2, "int4": 0.6}
@@ -105,24 +107,28 @@ def measure(case: Case, seed: int, rounds: int) -> list[Timing]:
             unavailable.append(Timing(name, own, reason=f"its outputs differ from float32 by {error:.1%}"))
             continue
         engines[name] = (own, run, error)
-    times = _interleave({name: run for name, (_, run, _) in engines.items()}, x, start, rounds)
+    rest_s = _REST_S if case.threads > 1 else 0.0
+    times = _interleave({name: run for name, (_, run, _) in engines.items()}, x, start, rounds, rest_s)
     timed = [Timing(name, own, tuple(times[name]), error) for name, (own, _, error) in engines.items()]
     return sorted(timed, key=lambda timing: timing.median_s) + unavailable
 
 
-def _interleave(engines: dict[str, Run], x: np.ndarray, start: np.ndarray, rounds: int) -> dict[str, list[float]]:
+def _interleave(
+    engines: dict[str, Run], x: np.ndarray, start: np.ndarray, rounds: int, rest_s: float = 0.0
+) -> dict[str, list[float]]:
     """Seconds of each engine, one turn a round, the first left out.
 
     Peers that are far behind the best on `start` are timed once, having warmed up on `start` alone.
     """
-    short = {name: _seconds(run, start) for name, run in engines.items()}
+    short = {name: min(_seconds(run, start) for _ in range(_TRIES)) for name, run in engines.items()}
     best = min((seconds for name, seconds in short.items() if not name.startswith(OWN)), default=float("inf"))
-    close = [name for name in engines if short[name] <= _FAR_BEHIND * best]
+    close = [name for name in engines if name.startswith(OWN) or short[name] <= _FAR_BEHIND * best]
     times: dict[str, list[float]] = {name: [] for name in engines}
     turn, start_s = 0, time.perf_counter()
     while turn < _WARM_UP_ROUNDS + rounds or (turn < _MOST_ROUNDS and time.perf_counter() - start_s < _LEAST_S):
         names = list(engines) if turn == _WARM_UP_ROUNDS else close
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            time.sleep(rest_s)
             times[name].append(_seconds(engines[name], x))
         turn += 1
     return {name: taken[_WARM_UP_ROUNDS:] if name in close else taken for name, taken in times.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from asr_compress import cli
@@ -37,6 +38,17 @@ def test_the_suite_measures_peers_roofline_lengths_and_shares(
     assert names >= {"torch float32", "asr_compress int8", "asr_compress 90 % blocks int8"}
     assert {check["check"] for check in record["checks"]} >= {"length", "shares"}
     assert record["roofline"][0]["hidden"] == 32
+
+
+def test_only_peers_that_are_far_behind_take_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = pytest.importorskip("benchmarks.engine", reason="the source tree's benchmarks, with torch")
+    usual = {"near": 1.0, "far": 9.0, f"{engine.OWN} int8": 9.0}
+    first = dict.fromkeys(usual, 50.0)  # a bad moment decides nothing
+    monkeypatch.setattr(engine, "_seconds", lambda name, x: first.pop(name, usual[name]))
+    monkeypatch.setattr(engine, "_LEAST_S", 0.0)
+    x = np.zeros(1, np.float32)
+    times = engine._interleave({name: name for name in usual}, x, x, rounds=4)
+    assert {name: len(taken) for name, taken in times.items()} == {"near": 4, "far": 1, f"{engine.OWN} int8": 4}
 
 
 def test_names_of_shapes_are_read_back() -> None:
