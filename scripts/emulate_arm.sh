@@ -1,7 +1,7 @@
 #!/bin/sh
 # Build the native engine for 64-bit ARM and run its tests there, emulated: NEON where no such machine is at hand.
 #
-#   scripts/emulate_arm.sh                                         the tests of the kernels: about an hour
+#   scripts/emulate_arm.sh                                         the tests of the kernels: this takes hours
 #   scripts/emulate_arm.sh tests/runtime/test_native.py -k int4    only these
 #
 # For Debian and its kin, with the packages qemu-user-static and g++-aarch64-linux-gnu, after
