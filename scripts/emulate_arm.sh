@@ -17,20 +17,20 @@ for tool in qemu-aarch64-static aarch64-linux-gnu-g++ apt-get dpkg; do
     }
 done
 
-python=$(command -v "${PYTHON:-python3}")
-case $python in /*) ;; *) python=$PWD/$python ;; esac
+python=${PYTHON:-python3}
+case $python in /*) ;; */*) python=$PWD/$python ;; esac  # the build is elsewhere
 here=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-mkdir "$work/packages" "$work/root"
+mkdir "$work/packages" "$work/debian"
 (
     cd "$work/packages"
     for package in "python$version-minimal" "libpython$version-minimal" "libpython$version-stdlib" libc6 libstdc++6 \
         libgcc-s1 zlib1g libexpat1 libffi8 libbz2-1.0 liblzma5 libsqlite3-0 libuuid1; do
         apt-get download -qq "$package:arm64"
-        dpkg -x "$package"_*.deb "$work/root"
+        dpkg -x "$package"_*.deb "$work/debian"
     done
 )
 "$python" -m pip install -q --target "$work/site" --only-binary :all: --python-version "$version" \
@@ -45,6 +45,6 @@ ASR_COMPRESS_MACHINE=aarch64 CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ 
     "$python" setup.py -q build_ext --inplace
 
 export PYTHONPATH="$work/site" PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
-arm() { qemu-aarch64-static -cpu max -L "$work/root" "$work/root/usr/bin/python$version" "$@"; }
+arm() { qemu-aarch64-static -cpu max -L "$work/debian" "$work/debian/usr/bin/python$version" "$@"; }
 arm -c 'from asr_compress.runtime.extension import instruction_sets as sets; assert "neon" in sets(), sets()'
 arm -m pytest -q -p no:cacheprovider "$@"

@@ -20,8 +20,8 @@ thread) flags=thread library=libtsan.so tests="threads or whole_networks" ;;
     ;;
 esac
 
-python=$(command -v "${PYTHON:-python3}")
-case $python in /*) ;; *) python=$PWD/$python ;; esac
+python=${PYTHON:-python3}
+case $python in /*) ;; */*) python=$PWD/$python ;; esac  # the build is elsewhere
 compiler=${CXX:-g++}
 here=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kFewestRowsInt4 = 12;  // of activations, at least
 
-// They become int8 in `room`, a panel at a time.
+// They become int8, which `room` holds a panel of.
 class Int4Weights {
 public:
     static constexpr bool kSigned = true;

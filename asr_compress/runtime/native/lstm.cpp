@@ -61,7 +61,7 @@ public:
             std::copy_n(d_.constant_values.data() + run.from, run.count, work.all_gates + run.to);
         std::unique_ptr<Map> unpacked;
         if (to - from >= kManySteps && active_at(u, from) > 1) unpacked = d_.recurrent_map->unpacked(kernels, scratch);
-        const Map& recurrent_map = unpacked ? *unpacked : *d_.recurrent_map;
+        work.recurrent_map = unpacked ? unpacked.get() : d_.recurrent_map.get();
         // The outputs of the step before: in the state at first, then where they were put out.
         Before before;
         std::copy_n(state, u.count, before.outputs);
@@ -77,7 +77,7 @@ public:
             float* gates = work.gates;
             for (; step < end; step++) {
                 size_t n = active_at(u, step);
-                advance(kernels, u, out_stride, step, n, gates, before, state, recurrent_map, work, scratch);
+                advance(kernels, u, out_stride, step, n, gates, before, state, work, scratch);
                 gates += n * stride_;
             }
         }
@@ -88,6 +88,7 @@ public:
 private:
     struct Work {
         float *gates, *hidden, *projected, *all_gates;
+        const Map* recurrent_map;  // unpacked, where that pays
     };
     struct Run {
         size_t from, to, count;
@@ -156,13 +157,12 @@ private:
     // keeps a line of it in the nearest cache from one to the other. `state` holds their cells; its outputs are brought
     // up to date by `run`.
     void advance(const Kernels& kernels, const Utterances& u, size_t out_stride, size_t step, size_t n,
-                 float* rows, Before& before, float* const* state, const Map& recurrent_map, const Work& work,
-                 Scratch& scratch) const {
+                 float* rows, Before& before, float* const* state, const Work& work, Scratch& scratch) const {
         // Every second step visits the weights from the other end: what the step before read last is still in the
         // nearer caches, even where the whole map does not fit them.
         bool backwards = step % 2;
-        recurrent_map.product(kernels, before.outputs, static_cast<int>(n),
-                                  Output{rows, stride_, rows, stride_, backwards}, scratch, before.largest);
+        work.recurrent_map->product(kernels, before.outputs, static_cast<int>(n),
+                                    Output{rows, stride_, rows, stride_, backwards}, scratch, before.largest);
         for (size_t i = 0; i < n; i++) {
             const float* gates = rows + i * stride_;
             if (!constant_runs_.empty()) {
